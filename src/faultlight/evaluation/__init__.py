@@ -1,0 +1,1 @@
+"""The engine, the judge, the ledger, the checks and the verdict: what `audit` runs."""

@@ -1,0 +1,1 @@
+"""The subject, the zoo, and models from elsewhere."""

@@ -1,0 +1,33 @@
+"""Random noise: the weakest attacker, and the control that every other must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from faultlight import geometry
+from faultlight.attacks._contract import Point, Problem
+
+
+@dataclass(frozen=True)
+class UniformNoise:
+    """Points drawn uniformly from the ball, one a step; no gradient is used.
+
+    L∞: x' = clip(x + ε·u), u ~ U[−1, 1]; other norms as `geometry.random_in_ball` says.
+
+    Source: Carlini et al. 2019, "On evaluating adversarial robustness", §3.2 (random noise as a sanity check).
+
+    Args:
+        steps: how many points are tried for each image.
+    """
+
+    steps: int = 10
+
+    def start(self, problem: Problem) -> Point:
+        """Propose a first random point."""
+        return Point(geometry.random_in_ball(problem.uniform(), problem.x, problem.threat))
+
+    def step(self, problem: Problem, state: Point) -> Point:
+        """Evaluate the point and propose another."""
+        problem.logits(state.x)
+        counted = geometry.random_in_ball(problem.uniform(), problem.x, problem.threat)
+        return Point(counted)

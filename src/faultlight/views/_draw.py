@@ -1,0 +1,138 @@
+"""Panels into a matplotlib Figure: fixed cells, one colour bar for each shared scale of a row, nothing global."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from faultlight.views._result import Panel, Scale
+
+# Inches. The background is painted, not left clear, so that a drawing reads the same on a light and on a dark page.
+PICTURE, TITLE, GAP, BAR = 1.6, 0.42, 0.12, 0.62
+PAPER, INK, FAINT = "#ffffff", "#1f2328", "#8c959f"
+DOTS_PER_INCH = 110
+# A map with more dots than this a side is thinned for the drawing (never in the arrays): no screen shows more.
+LARGEST_SIDE = 512
+# Above this many cells a side, the numbers of the predicted classes would not be legible inside their cells.
+LARGEST_NUMBERED_SIDE = 16
+
+
+def draw(panels: Sequence[Panel], columns: int, words: str) -> Figure:
+    """Return the drawing of the panels, row by row; without panels, the words in a fixed-width face."""
+    if not panels:
+        return _page_of_words(words)
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = columns * (PICTURE + GAP + BAR) + GAP, rows * (PICTURE + TITLE) + GAP
+    figure = _blank(width, height)
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
+        left, bottom = GAP + column * (PICTURE + GAP + BAR), height - (row + 1) * (PICTURE + TITLE)
+        axes = figure.add_axes((left / width, bottom / height, PICTURE / width, PICTURE / height))
+        _paint(axes, panel)
+        follower = panels[index + 1] if column + 1 < columns and index + 1 < len(panels) else None
+        if panel.scale.kind in ("signed", "unsigned") and (follower is None or follower.scale != panel.scale):
+            bar = (left + PICTURE + 0.05) / width, bottom / height, 0.09 / width, PICTURE / height
+            _bar(figure, bar, panel.scale)
+    return figure
+
+
+def render(figure: Figure, form: Literal["png", "svg"]) -> bytes:
+    """Return a figure as the bytes of a PNG or SVG file, the same bytes each time."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "faultlight", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format=form, metadata={"Date": None} if form == "svg" else {"Software": "faultlight"})
+    return buffer.getvalue()
+
+
+def shrink(values: NDArray[Any], limit: int = LARGEST_SIDE) -> NDArray[Any]:
+    """Return a map with at most `limit` dots a side, each the value of greatest magnitude in its block, sign kept."""
+    step = -(-max(values.shape) // limit)
+    if step <= 1:
+        return values
+    rows, columns = (-(-side // step) for side in values.shape)
+    padded = np.full((rows * step, columns * step), np.nan)
+    padded[: values.shape[0], : values.shape[1]] = values
+    blocks = padded.reshape(rows, step, columns, step).transpose(0, 2, 1, 3).reshape(rows, columns, -1)
+    strongest = np.argmax(np.where(np.isnan(blocks), -1.0, np.abs(blocks)), axis=2)
+    return np.take_along_axis(blocks, strongest[..., None], axis=2)[..., 0]
+
+
+def _blank(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _page_of_words(words: str) -> Figure:
+    lines = words.splitlines() or [""]
+    width, height = 0.075 * max(map(len, lines)) + 0.4, 0.16 * len(lines) + 0.4
+    figure = _blank(max(width, 1.0), height)
+    figure.text(0.2 / width, 1 - 0.2 / height, words, family="monospace", size=8, va="top", color=INK, parse_math=False)
+    return figure
+
+
+def _paint(axes: Axes, panel: Panel) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_anchor("SW")
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+        spine.set_linewidth(0.5)
+    # Class and layer names are other people's text: no line of it may be read as mathematics.
+    title = "\n".join(textwrap.wrap(panel.title, 34)[:3])
+    axes.set_title(title, size=6.5, loc="left", pad=2.5, color=INK, parse_math=False)
+    if panel.scale.kind == "image":
+        axes.imshow(panel.values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        return
+    values = shrink(panel.values)
+    axes.imshow(values, cmap=_colours(panel.scale), norm=_norm(panel.scale), interpolation="nearest")
+    if panel.scale.kind == "classes":
+        _write_classes(axes, values)
+    elif not np.nan_to_num(values).any():
+        style = {"boxstyle": "round", "facecolor": PAPER, "edgecolor": FAINT}
+        axes.text(
+            0.5, 0.5, "all zero", transform=axes.transAxes, ha="center", va="center", size=8, color=INK, bbox=style
+        )
+
+
+def _write_classes(axes: Axes, values: NDArray[Any]) -> None:
+    if max(values.shape) > LARGEST_NUMBERED_SIDE:
+        return
+    size = 60 / max(values.shape)
+    for (row, column), label in np.ndenumerate(values):
+        axes.text(column, row, f"{int(label)}", ha="center", va="center", size=min(size, 8), color=INK)
+
+
+def _colours(scale: Scale) -> Colormap:
+    if scale.kind == "classes":
+        # Pale, so that the class numbers written over them can be read.
+        return ListedColormap([mpl.colormaps["tab20"](2 * label % 20 + 1) for label in range(len(scale.names))])
+    return mpl.colormaps["RdBu_r" if scale.kind == "signed" else "viridis"]
+
+
+def _norm(scale: Scale) -> Normalize:
+    if scale.kind == "classes":
+        return Normalize(-0.5, len(scale.names) - 0.5)
+    # A scale of no width would divide by zero; its panel says "all zero".
+    return Normalize(scale.low, scale.high if scale.high > scale.low else scale.low + 1)
+
+
+def _bar(figure: Figure, place: tuple[float, float, float, float], scale: Scale) -> None:
+    axes = figure.add_axes(place)
+    bar = figure.colorbar(ScalarMappable(_norm(scale), _colours(scale)), cax=axes)
+    bar.outline.set_visible(False)
+    ticks = [scale.low, 0.0, scale.high] if scale.kind == "signed" else [scale.low, scale.high]
+    bar.set_ticks(sorted(set(ticks)), labels=[f"{tick:.3g}" for tick in sorted(set(ticks))])
+    bar.ax.tick_params(labelsize=6, length=2, width=0.5, pad=1.5, colors=INK)

@@ -1,0 +1,144 @@
+"""What every view returns: numbers first, then how to draw them."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faultlight import files
+
+if TYPE_CHECKING:  # Drawing costs half a second of imports that an audit never needs.
+    import matplotlib.figure
+
+Kind = Literal["image", "signed", "unsigned", "classes"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of a panel mean; panels that are compared hold the same one.
+
+    Args:
+        kind: "image" (grey or RGB in [0, 1], shown as it is), "signed" (diverging map, symmetric about 0),
+            "unsigned" (perceptual sequential map) or "classes" (one colour a class).
+        low: the value of the first colour.
+        high: the value of the last colour.
+        names: the names of the classes, for "classes" alone.
+    """
+
+    kind: Kind
+    low: float = 0.0
+    high: float = 1.0
+    names: tuple[str, ...] = ()
+
+
+IMAGE = Scale("image")
+
+
+def scale_of(*values: NDArray[Any]) -> Scale:
+    """Return the one scale of panels that are compared: diverging about 0 as soon as any value is negative.
+
+    Args:
+        values: the numbers of every panel that will share the scale; NaN, which is drawn as nothing, is passed over.
+
+    Returns:
+        [−m, m] with m the greatest magnitude when a value is below 0, otherwise [0, greatest value].
+    """
+    finite = [part[np.isfinite(part)] for part in values]
+    lowest = min((float(part.min()) for part in finite if part.size), default=0.0)
+    highest = max((float(part.max()) for part in finite if part.size), default=0.0)
+    if lowest < 0:
+        largest = max(-lowest, highest)
+        return Scale("signed", -largest, largest)
+    return Scale("unsigned", 0.0, highest)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a drawing.
+
+    Args:
+        title: what is seen, in a few words.
+        values: (h, w), or (h, w, 3) for an RGB image; NaN is drawn as nothing.
+        scale: what the colours mean.
+    """
+
+    title: str
+    values: NDArray[Any]
+    scale: Scale = IMAGE
+
+
+@dataclass(frozen=True)
+class ViewResult:
+    """The numbers of a view, the words that go with them, and their drawing.
+
+    Args:
+        name: the view's name, such as "occlusion"; files are called after it.
+        arrays: every number that is drawn and more, by name.
+        words: the summary that `text()` returns, complete sentences or a table.
+        panels: the pictures, row by row; none for a view that is a table.
+        columns: how many panels a row of the drawing holds.
+        facts: settings and names that are no arrays (layer, patch, ids, …), as JSON can hold them.
+    """
+
+    name: str
+    arrays: dict[str, NDArray[Any]]
+    words: str
+    panels: tuple[Panel, ...] = ()
+    columns: int = 4
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the summary in words, free of control characters that a hostile class name could carry."""
+        return "".join(
+            letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in self.words
+        )
+
+    def figure(self) -> matplotlib.figure.Figure:
+        """Return the drawing as a matplotlib Figure that belongs to no pyplot state."""
+        from faultlight.views._draw import draw
+
+        return draw(self.panels, self.columns, self.text())
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write NAME.npz, NAME.json, NAME.png and NAME.svg into a folder, each file whole or not at all.
+
+        Args:
+            folder: where to; it is made when it is absent.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            InputError: the folder cannot be written to; older files in it are intact.
+        """
+        record = {"schema": 1, "view": self.name, "text": self.text(), "facts": self.facts}
+        contents = {
+            "npz": _npz(self.arrays),
+            "json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n",
+            "png": self._render("png"),
+            "svg": self._render("svg"),
+        }
+        paths = [folder / f"{self.name}.{suffix}" for suffix in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            files.write_bytes(path, content)
+        return paths
+
+    def _render(self, form: Literal["png", "svg"]) -> bytes:
+        from faultlight.views._draw import render
+
+        return render(self.figure(), form)
+
+    def _repr_png_(self) -> bytes:
+        return self._render("png")
+
+
+def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,8 @@ def keep_allocator() -> bool:
     """
     if not _is_glibc():
         return False
+    import ctypes  # costs the help page milliseconds
+
     library = ctypes.CDLL(None)
     wanted = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: _TOP_PAD_BYTES}
     return all(library.mallopt(parameter, value) == 1 for parameter, value in wanted.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBar
@@ -41,7 +41,7 @@ class Progress:
         self._tenth = 0
         self._began = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Progress:
         self._began = time.monotonic()
         if not self.quiet and sys.stderr.isatty():
             self._bar, self._task = _start_bar(self.label, self.total)

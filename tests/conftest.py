@@ -1,4 +1,4 @@
-"""What every test shares: shapes and types checked at each call, a folder for a run, and real data where it is found."""
+"""What every test shares: shapes checked at each call, a folder for a run, and real data where it is found."""
 
 from __future__ import annotations
 

@@ -1,0 +1,69 @@
+"""What every view asks of its input, and how many rows it sends through the net at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faultlight.data.images import Images, check_images
+from faultlight.errors import InputError
+from faultlight.models.subject import Subject
+
+# Sixteen mebibytes of pixels, and never more than 256 rows: the activations of a pass then stay below about a
+# gibibyte for the nets of today, and larger batches gain nothing on a processor.
+PIXELS_AT_ONCE = 2**22
+ROWS_AT_ONCE = 256
+
+
+def check_input(subject: Subject, images: Images) -> None:
+    """Refuse images that the subject cannot be asked about.
+
+    Raises:
+        InputError: no images, bad pixels or labels, or labels beyond the subject's classes.
+    """
+    check_images(images)
+    if int(images.y.max()) >= subject.classes:
+        raise InputError(
+            f"{images.name!r} has the label {int(images.y.max())} where the model {subject.name!r} has "
+            f"{subject.classes} classes (0 … {subject.classes - 1}); choose other data or change its last layer."
+        )
+
+
+def check_finite(values: Tensor, ids: Tensor, what: str) -> None:
+    """Refuse numbers that are NaN or infinite, naming what they are and on which images.
+
+    Args:
+        values: one row an image, shape (n, …).
+        ids: the images' ids, shape (n,).
+        what: what the values are, in the plural, as a sentence begins.
+
+    Raises:
+        InputError: some value is not finite.
+    """
+    bad = ids[~torch.isfinite(values.reshape(len(values), -1)).all(1).cpu()]
+    if len(bad):
+        shown = ", ".join(str(int(i)) for i in bad[:10]) + (", …" if len(bad) > 10 else "")
+        raise InputError(
+            f"{what} hold NaN or infinity on {len(bad)} images (ids {shown}); repair the model or leave them out."
+        )
+
+
+def rows_at_once(x: Tensor, share: int = 1) -> int:
+    """Return how many images of this shape go through the net in one pass, divided by `share`, at least one."""
+    return max(1, min(ROWS_AT_ONCE, PIXELS_AT_ONCE // max(1, x[0].numel())) // share)
+
+
+def picture(pixels: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Return an image (c, h, w) as it is drawn: (h, w, 3) for RGB, otherwise (h, w), the mean over the channels."""
+    pixels = pixels.detach().cpu().float()
+    drawn = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(0)
+    return drawn.numpy()
+
+
+def listing(lines: Sequence[str], limit: int = 20) -> str:
+    """Return lines as a text of at most `limit` lines, saying how many were left out."""
+    rest = [f"… and {len(lines) - limit} more, in the arrays"] if len(lines) > limit else []
+    return "\n".join([*lines[:limit], *rest])

@@ -1,0 +1,56 @@
+# make audit      the environment, the package, the default audit, and where its report is
+# make test       the environment and the tests (make test-slow: those longer than a few seconds)
+# make lint       formatting, lint, types, and the one-way imports
+# make bench      side by side with the peers
+# Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+MAKEFLAGS += --no-print-directory
+
+.PHONY: audit test test-slow lint format bench clean
+
+audit: $(VENV)/.installed
+	@$(BIN)/faultlight audit
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-bench
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+# The package is installed in place, so only a change of what it depends on asks for another install.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Faultlight needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
+	  "; name another with PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing Faultlight into $(VENV) (some minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the development tools into $(VENV) (once)"
+	@$(PIP_INSTALL) -e '.[dev,parquet]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev $(wildcard benchmarks/requirements.txt)
+	@if [ -f benchmarks/requirements.txt ]; then $(PIP_INSTALL) -r benchmarks/requirements.txt; fi
+	@touch $@

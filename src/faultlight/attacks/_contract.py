@@ -51,7 +51,7 @@ class Problem:
         target: the class to reach, (n,); −1 where any wrong class will do.
         ids: image ids, (n,).
         restart: 0 for the first run of an image, then 1, 2, …, (n,).
-        step: the number of steps each row has taken, (n,).
+        step: which step each row is at, (n,): 0 in `start`, then 1, 2, …
         threat: the ball.
         key: the key of the probe's random numbers (`rng.key(seed, probe)`).
         oracle: the model, as far as an attack may see it.

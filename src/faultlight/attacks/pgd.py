@@ -81,4 +81,4 @@ class PGD:
         size = torch.full_like(step, self.step_size or 2.5 / self.steps, dtype=torch.float32)
         if self.schedule == "constant":
             return size
-        return size * 0.5 * (1 + torch.cos(math.pi * step / self.steps))
+        return size * 0.5 * (1 + torch.cos(math.pi * (step - 1) / self.steps))

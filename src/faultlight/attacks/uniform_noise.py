@@ -29,5 +29,4 @@ class UniformNoise:
     def step(self, problem: Problem, state: Point) -> Point:
         """Evaluate the point and propose another."""
         problem.logits(state.x)
-        counted = geometry.random_in_ball(problem.uniform(), problem.x, problem.threat)
-        return Point(counted)
+        return self.start(problem)

@@ -1,0 +1,327 @@
+"""The one loop: keeps a fixed number of slots full of jobs, and gives a slot on as soon as its job is settled.
+
+A job is an image × a restart × a target. An image has one job in flight at a time, in a fixed order, so that what
+becomes of it depends on nothing but the image, the probe and the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from faultlight import geometry
+from faultlight.attacks._contract import Attack, Problem, join, take
+from faultlight.errors import InputError
+from faultlight.evaluation.judge import Judge, goal_margin
+from faultlight.evaluation.ledger import Attempt, Outcome
+from faultlight.evaluation.oracle import Model, Question, RecordingOracle, piece_rows
+from faultlight.threat import Threat
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An attack as the engine runs it.
+
+    Args:
+        name: unique in a run; the key of its ledger rows.
+        attack: the attack.
+        threat: the ball it may move in.
+        model: what it searches on: the subject itself, or a search copy.
+        key: the key of its random numbers.
+        exact: whether `model` is the judge's own model, so that its logits count as judged.
+    """
+
+    name: str
+    attack: Attack
+    threat: Threat
+    model: Model
+    key: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """The images a probe is let loose on, a row an image.
+
+    Args:
+        x: clean pixels in [0, 1].
+        y: labels.
+        ids: image ids.
+        ranking: the wrong classes of each image, the most likely first; targeted jobs aim at them in turn.
+        goal: the class that a break has to reach, −1 where any wrong class will do.
+        done: jobs of each image that are already in the ledger.
+    """
+
+    x: Float32[Tensor, "n c h w"]
+    y: Int64[Tensor, " n"]
+    ids: Int64[Tensor, " n"]
+    ranking: Int64[Tensor, "n others"]
+    goal: Int64[Tensor, " n"]
+    done: Int64[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A finished attempt, the row of `Work` it belongs to, and the accepted pixels (c, h, w)."""
+
+    row: int
+    attempt: Attempt
+    twin: Tensor | None
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The jobs in flight, a row each: where each stands, what it has cost, the best it has seen, what was judged.
+
+    Args:
+        row: its row of `Work`.
+        job: which of the image's jobs it is.
+        target: the class aimed at, or −1.
+        step: the step it is at.
+        value: the largest goal margin seen in the search.
+        best: the point where it was seen; once accepted, the twin.
+        judged: the largest margin that the judge has confirmed.
+        accepted, distance, prediction, fragile: the judge's ruling on the twin.
+        refused: claims of success that the judge did not uphold.
+        outside: a candidate left the ball or the box.
+        invalid: the model gave NaN or infinity for a candidate.
+    """
+
+    row: Int64[Tensor, " n"]
+    job: Int64[Tensor, " n"]
+    target: Int64[Tensor, " n"]
+    step: Int64[Tensor, " n"]
+    forwards: Int64[Tensor, " n"]
+    backwards: Int64[Tensor, " n"]
+    value: Float32[Tensor, " n"]
+    best: Float32[Tensor, "n c h w"]
+    judged: Float32[Tensor, " n"]
+    accepted: Bool[Tensor, " n"]
+    distance: Float64[Tensor, " n"]
+    prediction: Int64[Tensor, " n"]
+    fragile: Bool[Tensor, " n"]
+    refused: Int64[Tensor, " n"]
+    outside: Bool[Tensor, " n"]
+    invalid: Bool[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def jobs(attack: Attack, work: Work) -> int:
+    """Return how many jobs an image has: restarts × targets (one untargeted run when `targets` is 0)."""
+    return restarts(attack) * max(1, min(targets(attack), work.ranking.shape[1]))
+
+
+def restarts(attack: Attack) -> int:
+    """Return the attack's optional field `restarts`."""
+    return int(getattr(attack, "restarts", 1))
+
+
+def targets(attack: Attack) -> int:
+    """Return the attack's optional field `targets`."""
+    return int(getattr(attack, "targets", 0))
+
+
+class Engine:
+    """Runs one probe over its work.
+
+    Args:
+        probe: what to run.
+        work: on which images.
+        judge: who decides.
+        slots: jobs in flight at once; halved when memory runs out.
+    """
+
+    def __init__(self, probe: Probe, work: Work, judge: Judge, slots: int):
+        self.probe, self.work, self.judge, self.slots = probe, work, judge, slots
+        self.halved = 0
+        self._count = jobs(probe.attack, work)
+        self._oracle = RecordingOracle(probe.model, piece_rows(tuple(work.x.shape[1:]), work.x.device))
+        self._queue = deque((row, job) for row, job in enumerate(work.done.tolist()) if job < self._count)
+
+    def run(self) -> Iterator[list[Settled]]:
+        """Yield finished attempts as they come; stopping between two of them loses only the jobs in flight."""
+        slots, state = self._admit(self.slots)
+        while len(slots):
+            try:
+                slots, state, settled = self._advance(slots, state)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                slots, state, settled = *self._halve(slots, error), []
+            if settled:
+                yield settled
+            if self._queue and len(slots) < self.slots:
+                more, fresh = self._admit(self.slots - len(slots))
+                slots, state = join(slots, more), join(state, fresh)
+
+    def _admit(self, room: int) -> tuple[Slots, Any]:
+        pairs = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+        slots = self._fresh(torch.tensor(pairs, dtype=torch.int64, device=self.work.x.device).view(-1, 2))
+        state = self.probe.attack.start(self._problem(slots))
+        self._absorb(slots)
+        return slots, state
+
+    def _fresh(self, pairs: Tensor) -> Slots:
+        row, job = pairs.unbind(1)
+        n, device = len(row), row.device
+        count, flag = partial(torch.zeros, n, dtype=torch.int64, device=device), partial(torch.zeros, n, dtype=torch.bool, device=device)
+        lowest = torch.full((n,), -torch.inf, device=device)
+        return Slots(
+            row=row,
+            job=job,
+            target=self._aim(row, job),
+            step=count(),
+            forwards=count(),
+            backwards=count(),
+            value=lowest,
+            best=self.work.x[row],
+            judged=lowest.clone(),
+            accepted=flag(),
+            distance=torch.zeros(n, dtype=torch.float64, device=device),
+            prediction=count(),
+            fragile=flag(),
+            refused=count(),
+            outside=flag(),
+            invalid=flag(),
+        )
+
+    def _aim(self, row: Tensor, job: Tensor) -> Tensor:
+        goal = self.work.goal[row]
+        if targets(self.probe.attack) == 0:
+            return goal
+        chosen = self.work.ranking[row, job // restarts(self.probe.attack)]
+        return torch.where(goal >= 0, goal, chosen)
+
+    def _problem(self, slots: Slots) -> Problem:
+        return Problem(
+            x=self.work.x[slots.row],
+            y=self.work.y[slots.row],
+            target=slots.target,
+            ids=self.work.ids[slots.row],
+            restart=slots.job % restarts(self.probe.attack),
+            step=slots.step,
+            threat=self.probe.threat,
+            key=self.probe.key,
+            oracle=self._oracle,
+        )
+
+    def _advance(self, slots: Slots, state: Any) -> tuple[Slots, Any, list[Settled]]:
+        slots.step.add_(1)
+        state = self.probe.attack.step(self._problem(slots), state)
+        self._absorb(slots)
+        spent = slots.step >= self.probe.attack.steps
+        self._rule(slots, spent & ~slots.accepted, state.x)
+        if not self.probe.exact:
+            self._rule(slots, spent & ~slots.accepted, slots.best)
+        done = spent | slots.accepted
+        if not done.any():
+            return slots, state, []
+        settled = self._settle(take(slots, done))
+        return take(slots, ~done), take(state, ~done), settled
+
+    def _absorb(self, slots: Slots) -> None:
+        """Count what the attack asked, keep each row's best point, and have every claim of success judged."""
+        for question in self._oracle.forget():
+            value, x = self._strongest(slots, question)
+            points = len(question.x) // max(len(slots), 1)
+            slots.forwards.add_(points)
+            slots.backwards.add_(points * question.backward)
+            better = value > slots.value
+            slots.best.copy_(torch.where(geometry.rows(better), x, slots.best))
+            slots.value.copy_(torch.where(better, value, slots.value))
+            claimed = (value > 0) & ~slots.accepted
+            self._rule(slots, claimed, x)
+            slots.refused.add_(claimed & ~slots.accepted)
+
+    def _strongest(self, slots: Slots, question: Question) -> tuple[Tensor, Tensor]:
+        """Return the largest goal margin of each row's points and the point; a row may ask about several."""
+        points = len(question.x) // max(len(slots), 1)
+        y, goal = (values[slots.row].repeat_interleave(points) for values in (self.work.y, self.work.goal))
+        value = goal_margin(question.logits, y, goal).nan_to_num(nan=-torch.inf).view(len(slots), points)
+        if points == 1:
+            return value[:, 0], question.x
+        highest, place = value.max(1)
+        return highest, question.x.view(len(slots), points, *question.x.shape[1:])[torch.arange(len(slots)), place]
+
+    def _rule(self, slots: Slots, mask: Tensor, candidates: Tensor) -> None:
+        """Have the judge rule on the candidates of the masked rows, and write down what it found."""
+        rows = mask.nonzero()[:, 0]
+        if not len(rows):
+            return
+        at = slots.row[rows]
+        ruling = self.judge.rule(candidates[rows], self.work.x[at], self.work.y[at], self.work.goal[at], self.probe.threat)
+        slots.forwards[rows] += 1
+        slots.outside[rows] |= ruling.outside
+        slots.invalid[rows] |= ruling.invalid & ~ruling.outside
+        margin = torch.where(ruling.outside | ruling.invalid, -torch.inf, ruling.margin)
+        slots.judged[rows] = torch.maximum(slots.judged[rows], margin)
+        won, accepted = rows[ruling.accepted], ruling.accepted
+        slots.accepted[won] = True
+        slots.best[won] = ruling.x[accepted]
+        slots.distance[won] = ruling.distance[accepted]
+        slots.prediction[won] = ruling.prediction[accepted]
+        slots.fragile[won] = ruling.fragile[accepted]
+
+    def _settle(self, done: Slots) -> list[Settled]:
+        margin = torch.where(done.outside | (not self.probe.exact), done.judged, torch.maximum(done.judged, done.value))
+        settled = [self._attempt(done, i, margin) for i in range(len(done))]
+        self._queue.extend(
+            (result.row, job + 1)
+            for result, job in zip(settled, done.job.tolist(), strict=True)
+            if not result.attempt.broke and job + 1 < self._count
+        )
+        return settled
+
+    def _attempt(self, done: Slots, i: int, margin: Tensor) -> Settled:
+        accepted = bool(done.accepted[i])
+        value = float(margin[i])
+        attempt = Attempt(
+            id=int(self.work.ids[done.row[i]]),
+            probe=self.probe.name,
+            threat=str(self.probe.threat),
+            restart=int(done.job[i]) % restarts(self.probe.attack),
+            target=int(done.target[i]),
+            outcome=_outcome(accepted, bool(done.invalid[i]), bool(done.outside[i])),
+            margin=value if math.isfinite(value) else None,
+            distance=float(done.distance[i]) if accepted else None,
+            twin_prediction=int(done.prediction[i]) if accepted else None,
+            fragile=bool(done.fragile[i]),
+            steps=int(done.step[i]),
+            forwards=int(done.forwards[i]),
+            backwards=int(done.backwards[i]),
+            claims_refused=int(done.refused[i]),
+        )
+        return Settled(int(done.row[i]), attempt, done.best[i].clone() if accepted else None)
+
+    def _halve(self, slots: Slots, error: Exception) -> tuple[Slots, Any]:
+        """Start the jobs in flight anew with half the slots and half the piece; anything but lack of memory goes on up."""
+        if not _out_of_memory(error):
+            raise error
+        if self._oracle.rows == 1:
+            raise InputError("memory ran out with a single image in the model; use a machine with more.") from error
+        self._oracle.forget()
+        self._oracle.rows, self.slots = self._oracle.rows // 2, max(1, self.slots // 2)
+        self.halved += 1
+        self._queue.extendleft(reversed(list(zip(slots.row.tolist(), slots.job.tolist(), strict=True))))
+        return self._admit(self.slots)
+
+
+def _outcome(accepted: bool, invalid: bool, outside: bool) -> Outcome:
+    if accepted:
+        return Outcome.BROKE
+    if invalid:
+        return Outcome.INVALID
+    return Outcome.REFUSED if outside else Outcome.STOOD
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in text or "can't allocate" in text

@@ -1,0 +1,134 @@
+"""The search copy: a faster model for looking, whose evidence is never final."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+from torch.fx import symbolic_trace
+from torch.fx.experimental import optimization
+
+from faultlight import losses
+from faultlight.models.subject import Subject
+
+# Multiply-adds an image below which bfloat16's conversions cost more than its products save.
+_WORTHWHILE = 300_000
+_LABELS_AGREE = 0.97
+_GRADIENTS_AGREE = 0.90
+_SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a search copy compares with its original on a sample.
+
+    Args:
+        labels: share of equal predictions.
+        signs: share of pixels whose gradient of the margin has the same sign, among the 90 % largest gradients.
+        accepted: whether the copy may be used.
+    """
+
+    labels: float
+    signs: float
+    accepted: bool
+
+    def __str__(self) -> str:
+        verb = "used" if self.accepted else "not used"
+        return f"bfloat16 search copy {verb}: {self.labels:.1%} of labels and {self.signs:.1%} of gradient signs agree"
+
+
+class SearchCopy(nn.Module):
+    """A model in bfloat16 and channels-last that takes float32 pixels and gives float32 logits."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        converted = folded(module).to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module: nn.Module = converted.eval().requires_grad_(False)
+
+    def forward(self, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n classes"]:
+        """Return logits; x and the logits stay float32, so that the loss and the projections do."""
+        logits: Tensor = self.module(x.to(torch.bfloat16, memory_format=torch.channels_last))
+        return logits.float()
+
+
+def search_copy(subject: Subject, x: Float32[Tensor, "n c h w"]) -> tuple[SearchCopy | None, Agreement | None]:
+    """Return a faster copy and how it agrees with the original; None where it would not pay or does not agree.
+
+    Args:
+        subject: the model under test.
+        x: pixels to compare on; the first 32 are used.
+    """
+    if not has_fast_bfloat16(subject.device) or multiply_adds(subject, x[:1]) < _WORTHWHILE:
+        return None, None
+    try:
+        candidate = SearchCopy(subject.module)
+        agreement = compare(subject, candidate, x[:_SAMPLE])
+    except (RuntimeError, NotImplementedError, TypeError):
+        # Some operations have no bfloat16 form; the original then searches for itself.
+        return None, None
+    return (candidate if agreement.accepted else None), agreement
+
+
+def compare(subject: Subject, candidate: nn.Module, x: Float32[Tensor, "n c h w"]) -> Agreement:
+    """Return how a copy's labels and margin gradients agree with the original's."""
+    (expected, slope), (found, other) = _gradient(subject, x), _gradient(candidate, x)
+    large = slope.abs() >= slope.abs().flatten(1).quantile(0.1, dim=1).view(-1, 1, 1, 1)
+    labels = float((expected == found).float().mean())
+    signs = float((slope.sign() == other.sign())[large & (slope != 0)].float().mean())
+    # An image whose gradient is zero everywhere has no signs to compare, and 0/0 is not a number.
+    return Agreement(labels, signs, labels >= _LABELS_AGREE and not signs < _GRADIENTS_AGREE)
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """Return a copy in which each batch norm right behind a convolution is folded into it; exact in evaluation mode.
+
+    Nets that cannot be traced are copied as they are.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fused: nn.Module = optimization.fuse(symbolic_trace(copy.deepcopy(module)), inplace=True)
+    except Exception:  # tracing runs the model's own code, which may raise anything
+        return copy.deepcopy(module)
+    return fused.eval()
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def multiply_adds(subject: Subject, x: Float32[Tensor, "1 c h w"]) -> int:
+    """Return the multiply-adds of convolutions and linear layers for one image."""
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+
+    hooks = [module.register_forward_hook(count) for module in subject.module.modules()]
+    try:
+        with torch.no_grad():
+            subject(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def _gradient(model: nn.Module | Subject, x: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(leaf)
+        y = logits.argmax(1)
+        (gradient,) = torch.autograd.grad(losses.margin(logits, y).sum(), leaf)
+    return y, gradient

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from faultlight.views._result import Panel, Scale
 
 # Inches. The background is painted, not left clear, so that a drawing reads the same on a light and on a dark page.
-PICTURE, TITLE, GAP, BAR = 1.6, 0.42, 0.12, 0.62
+TITLE, GAP, BAR = 0.4, 0.12, 0.62
 PAPER, INK, FAINT = "#ffffff", "#1f2328", "#8c959f"
 DOTS_PER_INCH = 110
 # A map with more dots than this a side is thinned for the drawing (never in the arrays): no screen shows more.
@@ -28,24 +28,38 @@ LARGEST_SIDE = 512
 LARGEST_NUMBERED_SIDE = 16
 
 
-def draw(panels: Sequence[Panel], columns: int, words: str) -> Figure:
-    """Return the drawing of the panels, row by row; without panels, the words in a fixed-width face."""
+def draw(panels: Sequence[Panel], columns: int, words: str, side: float = 1.6) -> Figure:
+    """Return the drawing of the panels, row by row; without panels, the words in a fixed-width face.
+
+    Args:
+        panels: the pictures.
+        columns: how many a row holds.
+        words: what is drawn when there are no pictures.
+        side: the side of a picture in inches.
+    """
     if not panels:
         return _page_of_words(words)
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    width, height = columns * (PICTURE + GAP + BAR) + GAP, rows * (PICTURE + TITLE) + GAP
-    figure = _blank(width, height)
+    barred = [_ends_scale(panels, index, columns) for index in range(len(panels))]
+    lefts = [GAP]
+    for column in range(min(columns, len(panels))):
+        lefts.append(lefts[-1] + side + (BAR if any(barred[column::columns]) else GAP))
+    height = -(-len(panels) // columns) * (side + TITLE) + GAP
+    figure = _blank(lefts[-1], height)
     for index, panel in enumerate(panels):
         row, column = divmod(index, columns)
-        left, bottom = GAP + column * (PICTURE + GAP + BAR), height - (row + 1) * (PICTURE + TITLE)
-        axes = figure.add_axes((left / width, bottom / height, PICTURE / width, PICTURE / height))
-        _paint(axes, panel)
-        follower = panels[index + 1] if column + 1 < columns and index + 1 < len(panels) else None
-        if panel.scale.kind in ("signed", "unsigned") and (follower is None or follower.scale != panel.scale):
-            bar = (left + PICTURE + 0.05) / width, bottom / height, 0.09 / width, PICTURE / height
-            _bar(figure, bar, panel.scale)
+        corner = lefts[column], height - (row + 1) * (side + TITLE)
+        _paint(_axes(figure, *corner, side, side), panel, side)
+        if barred[index]:
+            _bar(_axes(figure, corner[0] + side + 0.05, corner[1], 0.09, side), panel.scale)
     return figure
+
+
+def _ends_scale(panels: Sequence[Panel], index: int, columns: int) -> bool:
+    """Whether a colour bar belongs to the right of a panel: the next one of its row has another scale, or none."""
+    if panels[index].scale.kind not in ("signed", "unsigned"):
+        return False
+    last = (index + 1) % columns == 0 or index + 1 == len(panels)
+    return last or panels[index + 1].scale != panels[index].scale
 
 
 def render(figure: Figure, form: Literal["png", "svg"]) -> bytes:
@@ -75,6 +89,11 @@ def _blank(width: float, height: float) -> Figure:
     return figure
 
 
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    whole_width, whole_height = figure.get_size_inches()
+    return figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
+
+
 def _page_of_words(words: str) -> Figure:
     lines = words.splitlines() or [""]
     width, height = 0.075 * max(map(len, lines)) + 0.4, 0.16 * len(lines) + 0.4
@@ -83,15 +102,15 @@ def _page_of_words(words: str) -> Figure:
     return figure
 
 
-def _paint(axes: Axes, panel: Panel) -> None:
+def _paint(axes: Axes, panel: Panel, side: float) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_anchor("SW")
+    axes.set_anchor("NW")
     for spine in axes.spines.values():
         spine.set_color(FAINT)
         spine.set_linewidth(0.5)
     # Class and layer names are other people's text: no line of it may be read as mathematics.
-    title = "\n".join(textwrap.wrap(panel.title, 34)[:3])
+    title = "\n".join(textwrap.wrap(panel.title, int(21 * side))[:3])
     axes.set_title(title, size=6.5, loc="left", pad=2.5, color=INK, parse_math=False)
     if panel.scale.kind == "image":
         axes.imshow(panel.values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -99,7 +118,7 @@ def _paint(axes: Axes, panel: Panel) -> None:
     values = shrink(panel.values)
     axes.imshow(values, cmap=_colours(panel.scale), norm=_norm(panel.scale), interpolation="nearest")
     if panel.scale.kind == "classes":
-        _write_classes(axes, values)
+        _write_classes(axes, values, side)
     elif not np.nan_to_num(values).any():
         style = {"boxstyle": "round", "facecolor": PAPER, "edgecolor": FAINT}
         axes.text(
@@ -107,12 +126,12 @@ def _paint(axes: Axes, panel: Panel) -> None:
         )
 
 
-def _write_classes(axes: Axes, values: NDArray[Any]) -> None:
+def _write_classes(axes: Axes, values: NDArray[Any], side: float) -> None:
     if max(values.shape) > LARGEST_NUMBERED_SIDE:
         return
-    size = 60 / max(values.shape)
+    size = min(8, 37 * side / max(values.shape))
     for (row, column), label in np.ndenumerate(values):
-        axes.text(column, row, f"{int(label)}", ha="center", va="center", size=min(size, 8), color=INK)
+        axes.text(column, row, f"{int(label)}", ha="center", va="center", size=size, color=INK)
 
 
 def _colours(scale: Scale) -> Colormap:
@@ -129,9 +148,8 @@ def _norm(scale: Scale) -> Normalize:
     return Normalize(scale.low, scale.high if scale.high > scale.low else scale.low + 1)
 
 
-def _bar(figure: Figure, place: tuple[float, float, float, float], scale: Scale) -> None:
-    axes = figure.add_axes(place)
-    bar = figure.colorbar(ScalarMappable(_norm(scale), _colours(scale)), cax=axes)
+def _bar(axes: Axes, scale: Scale) -> None:
+    bar = axes.figure.colorbar(ScalarMappable(_norm(scale), _colours(scale)), cax=axes)
     bar.outline.set_visible(False)
     ticks = [scale.low, 0.0, scale.high] if scale.kind == "signed" else [scale.low, scale.high]
     bar.set_ticks(sorted(set(ticks)), labels=[f"{tick:.3g}" for tick in sorted(set(ticks))])

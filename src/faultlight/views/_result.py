@@ -83,6 +83,7 @@ class ViewResult:
         words: the summary that `text()` returns, complete sentences or a table.
         panels: the pictures, row by row; none for a view that is a table.
         columns: how many panels a row of the drawing holds.
+        side: the side of a picture in the drawing, in inches.
         facts: settings and names that are no arrays (layer, patch, ids, …), as JSON can hold them.
     """
 
@@ -91,6 +92,7 @@ class ViewResult:
     words: str
     panels: tuple[Panel, ...] = ()
     columns: int = 4
+    side: float = 1.6
     facts: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
@@ -103,7 +105,7 @@ class ViewResult:
         """Return the drawing as a matplotlib Figure that belongs to no pyplot state."""
         from faultlight.views._draw import draw
 
-        return draw(self.panels, self.columns, self.text())
+        return draw(self.panels, self.columns, self.text(), self.side)
 
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.npz, NAME.json, NAME.png and NAME.svg into a folder, each file whole or not at all.

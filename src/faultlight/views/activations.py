@@ -54,7 +54,7 @@ class Activations:
         arrays = {name: output.numpy() for name, output in heard.items()}
         silent = [name for name in leaves_of(subject) if name not in arrays] if self.layer is None else []
         facts = {"layers": list(arrays), "not_called": silent, "ids": images.ids.tolist()}
-        return ViewResult("activations", arrays, _words(subject, arrays, silent), *_drawing(images, arrays), facts)
+        return ViewResult("activations", arrays, _words(subject, arrays, silent), *_drawing(images, arrays), 2.2, facts)
 
     def _modules(self, subject: Subject) -> list[str]:
         return list(leaves_of(subject)) if self.layer is None else [module_named(subject, self.layer)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,9 @@ class Kernels:
     """The kernels of every convolution and linear layer, as they are.
 
     The arrays carry the layers' names and hold exactly the weights: (out, in / groups, h, w) for a convolution,
-    (in, out / groups, h, w) for a transposed one, (out, in) for a linear layer. In the drawing, a row of small
-    pictures is an output channel (an input channel of a transposed convolution), and the kernels of a layer share
-    one scale, diverging about 0. Weights kept outside of such modules are not seen.
+    (in, out / groups, h, w) for a transposed one, (out, in) for a linear layer. In the drawing, the small
+    pictures of an output channel (an input channel of a transposed convolution) stand side by side, and the kernels
+    of a layer share one scale, diverging about 0. Weights kept outside of such modules are not seen.
 
     Args:
         layer: only this layer; all of them when left out.
@@ -57,7 +58,7 @@ class Kernels:
             for name, weight in weights.items()
         ]
         words = f"Kernels of {len(weights)} layers of {subject.name!r}.\n" + "\n".join(lines)
-        return ViewResult("kernels", dict(weights), words, panels, 4, {"layers": list(weights)})
+        return ViewResult("kernels", dict(weights), words, panels, 2, 3.4, {"layers": list(weights)})
 
     def _weights(self, subject: Subject) -> dict[str, Tensor]:
         weights = {name: module.weight for name, module in leaves_of(subject).items() if isinstance(module, WEIGHED)}
@@ -84,5 +85,7 @@ def _panel(name: str, weight: NDArray[Any]) -> Panel:
     kernels = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])
     drawn = kernels[:MOST_OUTPUTS, :MOST_INPUTS]
     part = "" if drawn.shape == kernels.shape else f", the first {drawn.shape[0]} × {drawn.shape[1]}"
-    sheet = mosaic(np.concatenate(list(drawn)), drawn.shape[1])
+    # The kernels of an output stay side by side; several outputs share a row where there are few inputs.
+    outputs_a_row = max(1, round(math.sqrt(drawn.shape[0] / drawn.shape[1])))
+    sheet = mosaic(np.concatenate(list(drawn)), outputs_a_row * drawn.shape[1])
     return Panel(f"{name}: {_sizes(weight)}{part}", sheet, scale)

@@ -77,7 +77,9 @@ class Occlusion:
             "ids": images.ids.tolist(),
         }
         panels = _drawing(images, arrays)
-        return ViewResult("occlusion", arrays, _words(images, grid, layer, arrays), panels, 4 if unit else 3, facts)
+        return ViewResult(
+            "occlusion", arrays, _words(images, grid, layer, arrays), panels, 4 if unit else 3, facts=facts
+        )
 
     def _grid(self, height: int, width: int) -> Grid:
         if not (math.isfinite(self.fill) and 0 <= self.fill <= 1):

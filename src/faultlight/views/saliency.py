@@ -57,7 +57,7 @@ class Saliency:
         }
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         facts = {"target": self.target, "ids": images.ids.tolist()}
-        return ViewResult("saliency", arrays, _words(images, arrays), _drawing(images, arrays), 3, facts)
+        return ViewResult("saliency", arrays, _words(images, arrays), _drawing(images, arrays), 3, facts=facts)
 
     def _targets(self, subject: Subject, images: Images) -> Tensor:
         if self.target is None:

@@ -53,16 +53,23 @@ def family(name: str, **settings: Any) -> Family:
     Raises:
         InputError: no such network or option; the message names the nearest.
     """
-    entries = catalogue(PACKAGE)
-    if name not in entries:
-        raise InputError(f"the zoo has no network named {name!r}; {nearest(name, entries)}.")
-    kind = entries[name].load()
-    known = [field.name for field in fields(kind)]
+    kind, known = _kind(name), options(name)
     for option in settings:
         if option not in known:
             raise InputError(f"the network {name!r} has no option {option!r}; {nearest(option, known)}.")
     _check(name, settings)
     found: Family = kind(**settings)
+    return found
+
+
+def options(name: str) -> tuple[str, ...]:
+    """Return the names of a network's settings: classes, shape, and its own, such as "width"."""
+    return tuple(field.name for field in fields(_kind(name)))
+
+
+def recipe(name: str) -> str:
+    """Return the name of the recipe that trains a network, or "" where there is none."""
+    found: str = _kind(name).recipe
     return found
 
 
@@ -90,6 +97,13 @@ def build_family(chosen: Family, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also move the generators of GPUs
         return chosen.module()
+
+
+def _kind(name: str) -> type[Any]:
+    entries = catalogue(PACKAGE)
+    if name not in entries:
+        raise InputError(f"the zoo has no network named {name!r}; {nearest(name, entries)}.")
+    return entries[name].load()
 
 
 def _check(name: str, settings: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def verbs() -> list[Verb]:
     """Return the verbs whose files stand in this folder, in the order of the help page."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
+    files = sorted(path for folder in __path__ for path in Path(folder).glob("[!_]*.py"))
     found = {path.stem: verb for path in files if (verb := _read(path))}
     known = [name for name in _ORDER if name in found]
     return [found[name] for name in [*known, *(name for name in found if name not in known)]]
@@ -73,7 +73,6 @@ def build(words: Sequence[str]) -> typer.Typer:
         help="Finds where an image classifier breaks, shows why, and mends it.",
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-        invoke_without_command=True,
     )
     app.callback()(_root)
     for verb in verbs():
@@ -81,19 +80,22 @@ def build(words: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _root(
-    context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; so does FAULTLIGHT_DEBUG=1."),
-) -> None:
-    if debug:
-        os.environ["FAULTLIGHT_DEBUG"] = "1"
-    if version:
+def _print_version(wanted: bool) -> bool:
+    if wanted:
         typer.echo(f"faultlight {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        return
+    return False
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; so does FAULTLIGHT_DEBUG=1."),
+) -> None:
+    del version  # its callback has printed it
+    if debug:
+        os.environ["FAULTLIGHT_DEBUG"] = "1"
     # Here and not in the library: the memory of somebody else's program is not ours to hold on to.
     keep_allocator()
 
@@ -102,7 +104,7 @@ def _run(words: list[str]) -> int:
     completing = f"{os.environ.get('COMP_WORDS', '')} {os.environ.get('_TYPER_COMPLETE_ARGS', '')}".split()
     command = typer.main.get_command(build([*words, *completing]))
     try:
-        code = command.main(words, prog_name="faultlight", standalone_mode=False)
+        code = command.main(words or ["--help"], prog_name="faultlight", standalone_mode=False)
     except SystemExit as stop:
         # typer ends the process itself on a broken pipe, with the code that here means "gate failed".
         if isinstance(stop.__context__, BrokenPipeError):

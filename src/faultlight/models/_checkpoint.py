@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path, content: bytes) -> Any:
     return loaded
 
 
-def _load(path: Path, content: bytes, stream: BinaryIO) -> Any:
+def _load(path: Path, content: bytes, stream: io.BytesIO) -> Any:
     try:
         return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file makes the parser fail in any way at all
@@ -88,7 +88,7 @@ def _pickles(content: bytes) -> Iterator[Operations]:
         yield list(_operations(stream))
 
 
-def _operations(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
+def _operations(stream: io.BytesIO) -> Iterator[tuple[str, Any]]:
     try:
         for operation, argument, _ in pickletools.genops(stream):
             yield operation.name, argument

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +69,11 @@ class Exported(nn.Module):
     def train(self, mode: bool = True) -> Exported:  # noqa: ARG002  # the name is PyTorch's
         """Do nothing: the program itself refuses to change its mode."""
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Exported:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own copying uses what it has deprecated
+            return Exported(copy.deepcopy(self.program, memo))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map pixels to logits."""

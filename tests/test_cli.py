@@ -301,19 +301,22 @@ def test_the_completion_script_calls_the_command(shell: str) -> None:
 
 
 def test_the_doctor_tells_what_there_is(tmp_path: Path) -> None:
-    done = run("doctor", "--json", FAULTLIGHT_DATA=str(tmp_path))
+    done = run("doctor", "--json", FAULTLIGHT_DATA=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     facts = json.loads(done.stdout)
     assert done.returncode == 0
     assert facts["faultlight"] == faultlight.__version__
     assert facts["device"][0] == "cpu"
-    assert facts["data"] == {"FAULTLIGHT_DATA": str(tmp_path), "found": ["digits"]}
+    assert facts["data"]["FAULTLIGHT_DATA"] == str(tmp_path)
+    assert facts["data"]["digits"] == "embedded"
+    assert facts["data"]["mnist"] == "absent"
     assert facts["disk"]["free GiB"] > 0
     assert set(facts["bfloat16"]) == {"amx", "avx512"}
 
 
 def test_the_doctor_finds_real_data(real_data: Path) -> None:
     facts = json.loads(run("doctor", "--json", FAULTLIGHT_DATA=str(real_data)).stdout)
-    assert {"digits", "mnist", "cifar10"} <= set(facts["data"]["found"])
+    for name in ("mnist", "cifar10"):
+        assert Path(facts["data"][name]).is_relative_to(real_data)
 
 
 def test_the_doctor_s_page_says_the_same(tmp_path: Path) -> None:

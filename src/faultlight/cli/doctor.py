@@ -9,12 +9,6 @@ from typing import Any
 
 import typer
 
-# The files by which a local copy is known, in the publishers' own names.
-_DATA_SETS = {
-    "mnist": ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz", "train-images.idx3-ubyte"),
-    "cifar10": ("data_batch_1", "cifar-10-python.tar.gz"),
-}
-
 
 def doctor(json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
     """Say what this machine offers and what is missing."""
@@ -44,7 +38,7 @@ def examine() -> dict[str, Any]:
         "cpu": {"name": cpu["name"], "cores": cpu["cores"]},
         "bfloat16": {"amx": "amx_bf16" in cpu["features"], "avx512": "avx512_bf16" in cpu["features"]},
         "allocator": "keeps large blocks" if keep_allocator() else "the C library's own (not glibc)",
-        "data": _data(os.environ.get("FAULTLIGHT_DATA")),
+        "data": _data(),
         "disk": {"folder": str(Path.cwd()), "free GiB": _free_gib(Path.cwd())},
     }
 
@@ -56,10 +50,16 @@ def _devices() -> list[str]:
     return ["cpu", *(f"cuda:{index} {name}" for index, name in enumerate(cards))]
 
 
-def _data(folder: str | None) -> dict[str, Any]:
-    names = {path.name for path in Path(folder).rglob("*")} if folder else set()
-    found = [name for name, marks in _DATA_SETS.items() if names.intersection(marks)]
-    return {"FAULTLIGHT_DATA": folder, "found": ["digits", *found]}
+def _data() -> dict[str, str | None]:
+    from faultlight.data.load import sources
+    from faultlight.data.places import find_copy
+
+    where: dict[str, str | None] = {"FAULTLIGHT_DATA": os.environ.get("FAULTLIGHT_DATA")}
+    for source in sources().values():
+        if source.published is not None:
+            embedded = not source.published.places
+            where[source.published.name] = "embedded" if embedded else str(find_copy(source) or "absent")
+    return where
 
 
 def _free_gib(folder: Path) -> float:
@@ -72,7 +72,7 @@ def _words(value: Any) -> str:
     from faultlight.progress import inert
 
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(each)}" for name, each in value.items())
+        return ", ".join(f"{name}: {_words(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(_words(each) for each in value)
     if isinstance(value, bool):

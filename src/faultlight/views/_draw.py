@@ -50,7 +50,8 @@ def draw(panels: Sequence[Panel], columns: int, words: str, side: float = 1.6) -
         corner = lefts[column], height - (row + 1) * (side + TITLE)
         _paint(_axes(figure, *corner, side, side), panel, side)
         if barred[index]:
-            _bar(_axes(figure, corner[0] + side + 0.05, corner[1], 0.09, side), panel.scale)
+            tall = max(0.5, side * min(1.0, panel.values.shape[0] / panel.values.shape[1]))
+            _bar(_axes(figure, corner[0] + side + 0.05, corner[1] + side - tall, 0.09, tall), panel.scale)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What every view asks of its input, and how many rows it sends through the net at once."""
+"""What every view asks of its input, and how it shows some of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from torch import Tensor
 from faultlight.data.images import Images, check_images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
-
-# Sixteen mebibytes of pixels, and never more than 256 rows: the activations of a pass then stay below about a
-# gibibyte for the nets of today, and larger batches gain nothing on a processor.
-PIXELS_AT_ONCE = 2**22
-ROWS_AT_ONCE = 256
 
 
 def check_input(subject: Subject, images: Images) -> None:
@@ -49,11 +44,6 @@ def check_finite(values: Tensor, ids: Tensor, what: str) -> None:
         raise InputError(
             f"{what} hold NaN or infinity on {len(bad)} images (ids {shown}); repair the model or leave them out."
         )
-
-
-def rows_at_once(x: Tensor, share: int = 1) -> int:
-    """Return how many images of this shape go through the net in one pass, divided by `share`, at least one."""
-    return max(1, min(ROWS_AT_ONCE, PIXELS_AT_ONCE // max(1, x[0].numel())) // share)
 
 
 def picture(pixels: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

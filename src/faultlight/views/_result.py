@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faultlight import files
+from faultlight.progress import inert
 
 if TYPE_CHECKING:  # Drawing costs half a second of imports that an audit never needs.
     import matplotlib.figure
@@ -96,10 +97,8 @@ class ViewResult:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the summary in words, free of control characters that a hostile class name could carry."""
-        return "".join(
-            letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in self.words
-        )
+        """Return the summary in words, the control characters of a hostile class name spelled out."""
+        return "\n".join(inert(line) for line in self.words.splitlines())
 
     def figure(self) -> matplotlib.figure.Figure:
         """Return the drawing as a matplotlib Figure that belongs to no pyplot state."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
-from faultlight.views._input import check_finite, check_input, picture, rows_at_once
-from faultlight.views._listen import leaves_of, module_named, outputs
+from faultlight.views._input import check_finite, check_input, picture
 from faultlight.views._mosaic import flat
 from faultlight.views._result import Panel, ViewResult, scale_of
+from faultlight.views.listening import leaves_of, module_named, outputs, rows_at_once
 
 MOST_IMAGES = 4
 MOST_MAPS = 64
@@ -27,11 +27,12 @@ MOST_NUMBERS = 2**29
 
 @dataclass(frozen=True)
 class Activations:
-    """The outputs of every layer for the given images: convolutions, activations, pools, linear layers, all of them.
+    """The outputs of every layer for the given images.
 
-    A layer is a module that holds no other module, in the order of the calls; one that is called again appears as
-    "name#2". What the forward pass computes by functions (`F.relu(x)`, `x + y`) is no module and is not listed: its
-    effect is seen in the next module's output. Any module can be asked for by name, one that holds others too.
+    A layer is a module that holds no other module (convolution, activation, pool, linear, …). They stand in the order
+    of the calls; one that is called again appears as "name#2". What the forward pass computes by functions
+    (`F.relu(x)`, `x + y`) is no module and is not listed: its effect is seen in the next module's output. Any module
+    can be asked for by name, one that holds others too.
 
     The arrays carry the layers' names and have shape (n, …), one row an image. In the drawing (the first four
     images) a layer's maps share one scale across channels and images: sequential where no value is negative,

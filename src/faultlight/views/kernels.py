@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
-from faultlight.views._listen import leaves_of, module_named
 from faultlight.views._mosaic import mosaic
 from faultlight.views._result import Panel, ViewResult, scale_of
+from faultlight.views.listening import leaves_of, module_named
 
 # Kernels drawn of one layer: so many outputs by so many inputs; the arrays hold all of them.
 MOST_OUTPUTS, MOST_INPUTS = 64, 32

@@ -15,9 +15,9 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.views._input import check_finite, check_input, listing, picture
-from faultlight.views._listen import leaves_of, listen, module_named, outputs
 from faultlight.views._result import Panel, Scale, ViewResult, scale_of
-from faultlight.views._sliding import Answer, Grid, Unit, collect, map_totals, slide, uncovered
+from faultlight.views.listening import leaves_of, listen, module_named, outputs
+from faultlight.views.sliding import Answer, Grid, Unit, collect, map_totals, slide, uncovered
 
 MOST_IMAGES = 8
 PROBABILITY = Scale("unsigned", 0.0, 1.0)
@@ -25,11 +25,11 @@ PROBABILITY = Scale("unsigned", 0.0, 1.0)
 
 @dataclass(frozen=True)
 class Occlusion:
-    """A grey square slid over the image: at each position the true class's probability, the prediction, a feature map.
+    """A grey square slid over the image: probability, prediction and a feature map at each position.
 
-    For the position (i, j) of the patch P: p(y | x with x_P = fill), argmax of the same logits, and Σ over the feature
-    map's positions of its activation. Every number is the net's own answer at that position, never an average over
-    overlapping positions.
+    For the position P of the patch and the true class y: p(y | x with x_P = fill), argmax of the same logits, and the
+    sum of the feature map's activations over its positions. Every number is the net's own answer at that position,
+    never an average over overlapping ones.
 
     Arrays (n images, a × b positions): `probability`, `prediction` and `activation` (n, a, b);
     `clean_probability`, `clean_prediction`, `clean_activation`, `channel` (n,); `top` (a,) and `left` (b,), the

@@ -14,8 +14,9 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
-from faultlight.views._input import check_finite, check_input, listing, picture, rows_at_once
+from faultlight.views._input import check_finite, check_input, listing, picture
 from faultlight.views._result import Panel, ViewResult, scale_of
+from faultlight.views.listening import rows_at_once
 
 MOST_IMAGES = 8
 

@@ -1,4 +1,4 @@
-"""Listening to the modules of a net: every hook is removed, every call has a name."""
+"""Listening to the modules of a net, in batches that fit: every hook is removed, every call has a name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from faultlight.errors import InputError, nearest
 from faultlight.models.subject import Subject
+
+# Sixteen mebibytes of pixels, and never more than 128 rows: the activations of a pass then stay far below a gibibyte
+# for the nets of today, and on a processor larger batches are slower, for they leave its caches.
+PIXELS_AT_ONCE = 2**22
+ROWS_AT_ONCE = 128
 
 Take = Callable[[str, Tensor], None]
 
@@ -74,3 +79,8 @@ def outputs(subject: Subject, x: Tensor, modules: Iterable[str]) -> dict[str, Te
 
     listen(subject, x, modules, take)
     return heard
+
+
+def rows_at_once(x: Tensor, share: int = 1) -> int:
+    """Return how many images of this shape go through the net in one pass, divided by `share`, at least one."""
+    return max(1, min(ROWS_AT_ONCE, PIXELS_AT_ONCE // max(1, x[0].numel())) // share)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
-from faultlight.views._input import rows_at_once
-from faultlight.views._listen import listen, module_named
+from faultlight.views.listening import listen, module_named, rows_at_once
 
 # Pixels (rows, c, h, w), and for each row the number of the image that it belongs to.
 Batches = Iterator[tuple[Tensor, Tensor]]

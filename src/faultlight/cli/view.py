@@ -1,0 +1,122 @@
+"""`faultlight view`: look inside a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from faultlight.catalogue import Entry, catalogue, lookup
+from faultlight.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from faultlight.views._result import ViewResult
+
+_MODEL = "zoo:NAME, FILE.py:factory, package.module:factory, or a folder made by train."
+
+
+def view(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
+    name: Annotated[str, typer.Option("--view", metavar="NAME", help="What to look at; the list is above.")],
+    layer: Annotated[str | None, typer.Option(help="One layer, by the name that `--view layers` prints.")] = None,
+    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a path.")] = "digits",
+    n: Annotated[int, typer.Option(min=1, help="How many images: the first N of the test split.")] = 4,
+    weights: Annotated[Path | None, typer.Option(help="A file of weights for the model.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Allow MODEL to run its own Python code.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="A setting of the view.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where PNG, SVG, npz and JSON go.  [default: views/NAME]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look inside a model: its layers, kernels, activations, and what its answer rests on."""
+    entry = lookup("views", name)
+    chosen = build(entry, [*(settings or []), *([f"layer={layer}"] if layer else [])])
+    result = _look(chosen, model, data, n, weights, trust)
+    # A table is printed; a file of it is only written when a folder was asked for.
+    paths = result.save(out or Path("views") / entry.name) if result.panels or out else []
+    if as_json:
+        typer.echo(json.dumps(record(result, paths), allow_nan=False))
+        return
+    typer.echo("\n".join([result.text(), *(f"wrote {path}" for path in paths)]))
+
+
+def _listing() -> str:
+    lines = []
+    for entry in catalogue("views").values():
+        settings = ", ".join(field.name + f"={field.default}" * (field.default != "None") for field in entry.fields)
+        lines += [f"{entry.name}: {entry.summary}", *([f"    --set {settings}"] if settings else [])]
+    return "\n".join(lines)
+
+
+# The help page lists the views that stand in the folder, read from their source.
+view.__doc__ = f"{view.__doc__}\n\n\b\n{_listing()}"
+
+
+def build(entry: Entry, settings: list[str]) -> Any:
+    """Return a view with the settings that were written as K=V on the command line.
+
+    Raises:
+        InputError: no "=", a key that the view does not have, a value of the wrong type, or a key given twice.
+    """
+    from typing import get_type_hints
+
+    kind = entry.load()
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"the setting {setting!r} has no value; write it like {key}=12.")
+        if key not in {field.name for field in entry.fields}:
+            known = nearest(key, [field.name for field in entry.fields])
+            raise InputError(f"the view {entry.name!r} has no setting {key!r}; {known}.")
+        if key in values:
+            raise InputError(f"the setting {key!r} is given twice; keep one of them.")
+        values[key] = parse(key, text, hints[key])
+    return kind(**values)
+
+
+def parse(key: str, text: str, hint: Any) -> Any:
+    """Return the value of a setting as its annotation wants it; "none" stands for None.
+
+    Raises:
+        InputError: the text is no such value.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if text.lower() == "none":
+        return None
+    try:
+        return TypeAdapter(hint).validate_strings(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"the setting {key}={text} cannot be used: {reason[:1].lower()}{reason[1:]}.") from None
+
+
+def record(result: ViewResult, paths: list[Path]) -> dict[str, Any]:
+    """Return what `--json` prints: the facts, the shapes of the arrays, and where the files are."""
+    return {
+        "schema": 1,
+        "view": result.name,
+        "text": result.text(),
+        "facts": result.facts,
+        "arrays": {name: list(values.shape) for name, values in result.arrays.items()},
+        "files": [str(path) for path in paths],
+    }
+
+
+def _look(chosen: Any, model: str, data: str, n: int, weights: Path | None, trust: bool) -> ViewResult:
+    from faultlight.data.load import load_data
+    from faultlight.models.load import load_model
+
+    images = load_data(data, n=n)
+    channels, height, width = images.x.shape[1:]
+    shape = channels, height, width
+    subject = load_model(model, weights=weights, classes=len(images.classes), shape=shape, trust=trust)
+    if model.startswith("zoo:") and weights is None:
+        typer.echo(
+            f"{model} was given no weights: what follows is the net as it is before training (seed 0).", err=True
+        )
+    result: ViewResult = chosen(subject, images)
+    return result

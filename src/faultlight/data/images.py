@@ -23,6 +23,7 @@ class Images:
         classes: the names of the classes, by label.
         name: the data set's name, such as "mnist".
         split: the split's name, such as "test".
+        notes: what a user should know of how the images were loaded ("2 files were skipped: …"), one sentence each.
     """
 
     x: Float32[Tensor, "n c h w"]
@@ -31,6 +32,7 @@ class Images:
     classes: tuple[str, ...]
     name: str = "images"
     split: str = "test"
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -71,7 +73,9 @@ def _check_finite(images: Images) -> None:
     bad = images.ids[~torch.isfinite(images.x).flatten(1).all(1)]
     if len(bad):
         shown = ", ".join(str(int(i)) for i in bad[:10]) + (", …" if len(bad) > 10 else "")
-        raise InputError(f"{len(bad)} images of {images.name!r} hold NaN or infinity (ids {shown}); remove or repair them.")
+        raise InputError(
+            f"{len(bad)} images of {images.name!r} hold NaN or infinity (ids {shown}); remove or repair them."
+        )
 
 
 def _check_range(images: Images) -> None:
@@ -86,4 +90,7 @@ def _check_labels(images: Images) -> None:
     low, high = int(images.y.min()), int(images.y.max())
     if low < 0 or high >= len(images.classes):
         value = low if low < 0 else high
-        raise InputError(f"label {value} of {images.name!r} is outside 0 … {len(images.classes) - 1}, its {len(images.classes)} classes.")
+        raise InputError(
+            f"label {value} of {images.name!r} is outside 0 … {len(images.classes) - 1}, "
+            f"its {len(images.classes)} classes."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,14 @@ def one() -> None:
 def two() -> None:
     """The second."""
 '''
+SLOW = '''
+import time
+
+def slow() -> None:
+    """Sleep."""
+    print("on", flush=True)
+    time.sleep(600)
+'''
 
 
 @pytest.fixture
@@ -116,6 +125,20 @@ def test_each_failure_is_one_sentence_and_its_code(
     captured = capfd.readouterr()
     assert captured.err == f"faultlight: {sentence}\n"
     assert captured.out == ""
+
+
+def test_ctrl_c_at_work_is_code_130(toys: Path) -> None:
+    (toys / "slow.py").write_text(SLOW)
+    program = (
+        f"import sys; from faultlight import cli; cli.__path__.append({str(toys)!r}); sys.exit(cli.main(['slow']))"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate()
+    assert (process.returncode, complaint) == (130, "faultlight: interrupted; what was finished is kept.\n")
 
 
 def test_work_that_is_done_is_code_0(toys: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib import resources
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +19,13 @@ def size(module: nn.Module) -> int:
 
 def test_every_family_is_found_by_its_file() -> None:
     assert {"digits-cnn", "mnist-cnn", "resnet18"} <= set(zoo.names())
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_recipe_that_a_family_names_trains_it(name: str) -> None:
+    folder = resources.files("faultlight") / "recipes"
+    recipe = tomllib.loads((folder / f"{zoo.recipe(name)}.toml").read_text(encoding="utf-8"))
+    assert recipe["model"] == name
 
 
 def test_mnist_cnn_has_the_parameters_counted_by_hand() -> None:

@@ -25,7 +25,7 @@ class DigitsCnn:
 
     classes: int = 10
     shape: tuple[int, int, int] = (1, 8, 8)
-    recipe: ClassVar[str] = "digits"
+    recipe: ClassVar[str] = "digits-cnn"
 
     def module(self) -> nn.Module:
         """Build the network."""

@@ -30,7 +30,7 @@ class ResNet18:
     classes: int = 10
     shape: tuple[int, int, int] = (3, 32, 32)
     width: int = 64
-    recipe: ClassVar[str] = ""
+    recipe: ClassVar[str] = "resnet18-cifar10"
 
     def module(self) -> nn.Module:
         """Build the network."""

@@ -43,6 +43,12 @@ class Entry:
         """The first line of the docstring."""
         return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
 
+    @property
+    def source(self) -> str:
+        """The paragraph "Source: …" of the docstring, in one line: paper and section."""
+        paragraphs = (" ".join(paragraph.split()) for paragraph in self.doc.split("\n\n"))
+        return next((text.removeprefix("Source: ") for text in paragraphs if text.startswith("Source: ")), "")
+
     def load(self) -> type[Any]:
         """Import the module and return the class."""
         found: type[Any] = getattr(importlib.import_module(self.module), self.class_name)

@@ -45,6 +45,10 @@ class Images:
         """Return the first n images, in file order."""
         return replace(self, x=self.x[:n], y=self.y[:n], ids=self.ids[:n])
 
+    def to(self, device: torch.device | str) -> Images:
+        """Return the images on a device."""
+        return replace(self, x=self.x.to(device), y=self.y.to(device), ids=self.ids.to(device))
+
     def fingerprint(self) -> str:
         """Return a SHA-256 (hex) over pixels, labels and ids."""
         digest = hashlib.sha256()

@@ -70,9 +70,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Settled:
-    """A finished attempt, the row of `Work` it belongs to, and the accepted pixels (c, h, w)."""
+    """A finished attempt, the row of `Work` and the job it belongs to, and the accepted pixels (c, h, w)."""
 
     row: int
+    job: int
     attempt: Attempt
     twin: Tensor | None
 
@@ -161,6 +162,10 @@ class Engine:
             if self._queue and len(slots) < self.slots:
                 more, fresh = self._admit(self.slots - len(slots))
                 slots, state = join(slots, more), join(state, fresh)
+
+    def is_last(self, settled: Settled) -> bool:
+        """Return whether nothing more will be tried on the image of a finished attempt."""
+        return settled.attempt.broke or settled.job + 1 >= self._count
 
     def _admit(self, room: int) -> tuple[Slots, Any]:
         pairs = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
@@ -273,11 +278,7 @@ class Engine:
     def _settle(self, done: Slots) -> list[Settled]:
         margin = torch.where(done.outside | (not self.probe.exact), done.judged, torch.maximum(done.judged, done.value))
         settled = [self._attempt(done, i, margin) for i in range(len(done))]
-        self._queue.extend(
-            (result.row, job + 1)
-            for result, job in zip(settled, done.job.tolist(), strict=True)
-            if not result.attempt.broke and job + 1 < self._count
-        )
+        self._queue.extend((result.row, result.job + 1) for result in settled if not self.is_last(result))
         return settled
 
     def _attempt(self, done: Slots, i: int, margin: Tensor) -> Settled:
@@ -299,7 +300,7 @@ class Engine:
             backwards=int(done.backwards[i]),
             claims_refused=int(done.refused[i]),
         )
-        return Settled(int(done.row[i]), attempt, done.best[i].clone() if accepted else None)
+        return Settled(int(done.row[i]), int(done.job[i]), attempt, done.best[i].clone() if accepted else None)
 
     def _halve(self, slots: Slots, error: Exception) -> tuple[Slots, Any]:
         """Start the jobs in flight anew with half the slots and half the piece; anything but lack of memory goes on up."""

@@ -1,0 +1,182 @@
+"""The verbs of the command line as Python functions: `fl.attack` and `fl.audit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from faultlight import rng
+from faultlight.attacks._contract import Attack
+from faultlight.data.images import Images, check_images
+from faultlight.errors import InputError
+from faultlight.evaluation.audit import Run, Settings, audit_images
+from faultlight.evaluation.engine import Engine, Probe, Work
+from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.probing import default_slots, first_look
+from faultlight.losses import UNTARGETED
+from faultlight.models.inspect import check_subject
+from faultlight.models.search import search_copy
+from faultlight.models.subject import Subject
+from faultlight.progress import Progress
+from faultlight.report.write import write_report
+from faultlight.threat import Threat, parse_threat
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What one attack did to each image, judged in float32 by the untouched model.
+
+    Args:
+        x: the twin where the image was broken, the image itself elsewhere; in [0, 1], (n, c, h, w).
+        broken: predicted as another class than its label (or as the target), (n,).
+        distance: ‖x' − x‖ in the threat's norm, (n,); 0 where nothing was changed.
+        prediction: the class predicted for `x`, (n,).
+        forwards: forward passes spent on each image, (n,).
+        backwards: backward passes spent on each image, (n,).
+    """
+
+    x: Float32[Tensor, "n c h w"]
+    broken: Bool[Tensor, " n"]
+    distance: Float64[Tensor, " n"]
+    prediction: Int64[Tensor, " n"]
+    forwards: Int64[Tensor, " n"]
+    backwards: Int64[Tensor, " n"]
+
+
+def attack(
+    subject: Subject,
+    images: Images,
+    attack: Attack,
+    threat: str | Threat,
+    *,
+    seed: int = 0,
+    target: int | None = None,
+    slots: int = 0,
+    fast: bool = True,
+    quiet: bool = True,
+) -> AttackResult:
+    """Attack images with one attack.
+
+    Images that are wrong without any attack count as broken at distance 0 and are not attacked (with a target: those
+    that are predicted as the target).
+
+    Args:
+        subject: the model under test.
+        images: what is attacked.
+        attack: a frozen dataclass of hyper-parameters, such as `fl.attacks.PGD(steps=40)`.
+        threat: the ball, such as "linf:8/255".
+        seed: of every random number.
+        target: the class that has to be reached; None where any wrong class will do.
+        slots: images in flight at once; 0 chooses. It changes no outcome.
+        fast: search on a bfloat16 copy where that pays and agrees; the judge is the untouched model either way.
+        quiet: show no progress.
+
+    Raises:
+        InputError: images, model or target do not belong together.
+
+    Example:
+        result = fl.attack(subject, images, fl.attacks.PGD(steps=40), threat="linf:0.3")
+        result.broken.float().mean()
+    """
+    check_images(images)
+    check_subject(subject, images)
+    if target is not None and not 0 <= target < subject.classes:
+        raise InputError(f"target {target} is no class of {images.name!r}; choose 0 … {subject.classes - 1}.")
+    images = images.to(subject.device)
+    judge = Judge(subject)
+    rows, ranking = first_look(judge, images)
+    prediction = torch.tensor([row.prediction for row in rows], device=subject.device)
+    finite = torch.tensor([row.clean_margin is not None for row in rows], device=subject.device)
+    reached = (prediction != images.y if target is None else prediction == target) & finite
+    copy, _ = search_copy(subject, images.x) if fast else (None, None)
+    name = type(attack).__name__.lower()
+    ball = parse_threat(threat)
+    probe = Probe(name, attack, ball, copy or subject, rng.key(seed, name, str(ball)), copy is None)
+    open_rows = (finite & ~reached).nonzero()[:, 0]
+    goal = torch.full_like(open_rows, UNTARGETED if target is None else target)
+    work = Work(
+        images.x[open_rows],
+        images.y[open_rows],
+        images.ids[open_rows],
+        ranking[open_rows],
+        goal,
+        torch.zeros_like(goal),
+    )
+    result = AttackResult(
+        images.x.clone(),
+        reached,
+        torch.zeros(len(images), dtype=torch.float64),
+        prediction,
+        torch.ones_like(prediction),
+        torch.zeros_like(prediction),
+    )
+    _collect(Engine(probe, work, judge, slots or default_slots(images, subject.device)), open_rows, result, quiet)
+    return result
+
+
+def audit(
+    subject: Subject,
+    images: Images,
+    threat: str | Threat,
+    out: str | Path,
+    *,
+    effort: str = "standard",
+    seed: int = 0,
+    slots: int = 0,
+    resume: bool = False,
+    quiet: bool = True,
+    asked: dict[str, Any] | None = None,
+) -> Run:
+    """Audit a subject on images: attacks, checks, verdict, records and report, all in the folder `out`.
+
+    Args:
+        subject: the model under test.
+        images: what it is tested on.
+        threat: the ball the attacker may move in, such as "linf:8/255" or "l2:0.5".
+        out: the run's folder; it must not hold another run.
+        effort: "quick" or "standard".
+        seed: of every random number.
+        slots: images in flight at once; 0 chooses. It changes no outcome.
+        resume: go on with the run that is in `out`.
+        quiet: show no progress.
+        asked: what was asked in full, for run.toml.
+
+    Returns:
+        The run: `run.verdict.attacked.value` is the attacked accuracy, `run.folder / "report.html"` the report.
+
+    Raises:
+        InputError: the input cannot be audited, or `out` belongs to another run.
+    """
+    settings = Settings(parse_threat(threat), effort, seed, slots)
+    folder = Path(out)
+    try:
+        run = audit_images(subject, check_images(images), settings, folder, resume=resume, quiet=quiet, asked=asked)
+    except KeyboardInterrupt:
+        if (folder / "verdict.json").exists():
+            write_report(folder)
+        raise
+    write_report(folder)
+    return run
+
+
+def _collect(engine: Engine, rows: Tensor, result: AttackResult, quiet: bool) -> None:
+    """Run the engine and write each settled attempt into the result's rows."""
+    finished = 0
+    with Progress(engine.probe.name, len(rows), quiet) as progress:
+        for batch in engine.run():
+            for settled in batch:
+                row, attempt = int(rows[settled.row]), settled.attempt
+                result.forwards[row] += attempt.forwards
+                result.backwards[row] += attempt.backwards
+                if settled.twin is not None:
+                    result.x[row] = settled.twin
+                    result.broken[row] = True
+                    result.distance[row] = attempt.distance or 0.0
+                    result.prediction[row] = -1 if attempt.twin_prediction is None else attempt.twin_prediction
+                finished += engine.is_last(settled)
+            progress.update(finished, f"{int(result.broken.sum())} broken")

@@ -1,0 +1,284 @@
+"""What `audit` runs: clean look, stages, curve, checks, verdict, records. Each part skips what the ledger holds already."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from faultlight import __version__, runtime, stamp
+from faultlight.data.images import Images
+from faultlight.errors import InputError
+from faultlight.evaluation import curve, records
+from faultlight.evaluation.checks import Evidence, run_checks
+from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, create_ledger, resume_ledger
+from faultlight.evaluation.oracle import Model
+from faultlight.evaluation.plan import Stage, plan
+from faultlight.evaluation.probing import Scene, default_slots, first_look, probe_images
+from faultlight.evaluation.verdict import Verdict, judge_ledger
+from faultlight.evaluation.zero import zero_gradients
+from faultlight.files import read_json, write_json, write_text
+from faultlight.geometry import diameter
+from faultlight.models.inspect import NOTE_PROBABILITIES, check_subject
+from faultlight.models.search import search_copy
+from faultlight.models.subject import Note, Subject
+from faultlight.threat import Threat, parse_threat
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished audit: its folder and its verdict."""
+
+    folder: Path
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the outcome of an audit, besides model and data.
+
+    Args:
+        threat: the ball the attacker may move in.
+        effort: "quick" or "standard".
+        seed: of every random number.
+        slots: jobs in flight at once; 0 chooses; it changes no outcome.
+    """
+
+    threat: Threat
+    effort: str = "standard"
+    seed: int = 0
+    slots: int = 0
+
+
+def audit_images(
+    subject: Subject,
+    images: Images,
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    asked: dict[str, Any] | None = None,
+) -> Run:
+    """Audit a subject on images and write everything but the report into `out`.
+
+    Args:
+        subject: the model under test.
+        images: what it is tested on.
+        settings: threat, effort, seed.
+        out: the run's folder.
+        resume: go on with what is there.
+        quiet: show no progress.
+        asked: what the user asked in full, for run.toml.
+
+    Raises:
+        InputError: the input cannot be audited, or the folder belongs to another run.
+        KeyboardInterrupt: the user stopped it; the ledger and an incomplete verdict are kept.
+    """
+    began = time.monotonic()
+    stages = plan(settings.effort)
+    _check_threat(settings.threat, images)
+    notes = check_subject(subject, images)
+    images = images.to(subject.device)
+    with runtime.lock(out):
+        ledger = _open(out, subject, images, settings, resume)
+        try:
+            _write_asked(out, settings, asked or {})
+            return _run(subject, images, settings, out, ledger, stages, notes, quiet, began)
+        finally:
+            ledger.close()
+
+
+def _run(
+    subject: Subject,
+    images: Images,
+    settings: Settings,
+    out: Path,
+    ledger: Ledger,
+    stages: tuple[Stage, ...],
+    notes: tuple[Note, ...],
+    quiet: bool,
+    began: float,
+) -> Run:
+    judge = Judge(subject)
+    rows, ranking = first_look(judge, images)
+    ledger.add_images(rows)
+    slots = settings.slots or default_slots(images, subject.device)
+    search = _search_model(subject, images, notes, ledger)
+    scene = Scene(subject, images, search, judge, ledger, ranking, settings.seed, slots, quiet)
+    conclude = partial(_conclude, scene, settings, stages, notes, out, began)
+    try:
+        _attack(scene, settings.threat, stages)
+        curve.draw_curve(scene, settings.threat, ledger.images())
+    except KeyboardInterrupt:
+        # What is known is kept: a verdict marked incomplete, its records, and the report made of them.
+        conclude(complete=False)
+        raise
+    return Run(out, conclude(complete=True))
+
+
+def _attack(scene: Scene, threat: Threat, stages: tuple[Stage, ...]) -> None:
+    if scene.ledger.meta().get("attacked"):
+        return
+    for stage in stages:
+        chosen = _chosen(stage, scene.ledger)
+        probe_images(scene, stage.name, stage.attack, threat, chosen, stage.exact, audited=True)
+    scene.ledger.note("attacked", True)
+
+
+def _chosen(stage: Stage, ledger: Ledger) -> list[int]:
+    """Return the rows a stage runs on: the images standing before it, nearest to breaking first, its share of them."""
+    key = f"chosen:{stage.name}"
+    kept = ledger.meta().get(key)
+    if kept is None:
+        rows = [(row, image) for row, image in enumerate(ledger.images()) if image.status == Status.STANDING]
+        rows.sort(key=lambda pair: (-_nearness(pair[1]), pair[1].id))
+        kept = [row for row, _ in rows[: max(stage.least, math.ceil(stage.share * len(rows)))]]
+        ledger.note(key, kept)
+    return list(kept)
+
+
+def _nearness(image: ImageRow) -> float:
+    if image.margin is not None:
+        return image.margin
+    return image.clean_margin if image.clean_margin is not None else -math.inf
+
+
+def _conclude(
+    scene: Scene,
+    settings: Settings,
+    stages: tuple[Stage, ...],
+    notes: tuple[Note, ...],
+    out: Path,
+    began: float,
+    complete: bool,
+) -> Verdict:
+    ledger, images, subject = scene.ledger, scene.images, scene.subject
+    ledger.count_passes()
+    attempts = ledger.attempts()
+    points, findings_from = _evidence(scene, settings.threat, notes, attempts)
+    ledger.replace_findings(run_checks(findings_from))
+    verdict = judge_ledger(ledger.images(), ledger.findings(), str(settings.threat), complete)
+    records.write_probes(out, stages, attempts)
+    write_json(out / "records" / "curve.json", curve.curve_record(points, ledger.images(), settings.threat))
+    records.write_model(out, subject, images)
+    records.write_adversarial(out, ledger, images)
+    records.write_gallery(out, ledger, images, subject)
+    seconds = time.monotonic() - began + _seconds_before(out)
+    write_json(out / "verdict.json", _verdict_record(scene, settings, verdict, complete, seconds, attempts))
+    hashes = {"model": subject.fingerprint(), "data": images.fingerprint()}
+    write_json(
+        out / "stamp.json",
+        stamp.collect(seed=settings.seed, device=str(subject.device), hashes=hashes, timings={"audit": seconds}),
+    )
+    return verdict
+
+
+def _evidence(
+    scene: Scene, threat: Threat, notes: tuple[Note, ...], attempts: list[Attempt]
+) -> tuple[list[curve.CurvePoint], Evidence]:
+    rows = scene.ledger.images()
+    shape = tuple(scene.images.x.shape[1:])
+    balls = [ball for ball in curve.radii(threat, shape) if any(_is_point(a, ball) for a in attempts)]
+    points = curve.curve_points(rows, attempts, balls)
+    zero, sample = zero_gradients(scene.subject, scene.images, rows)
+    evidence = Evidence(
+        images=rows,
+        attempts=[a for a in attempts if a.probe not in (curve.PROBE, curve.SINGLE_STEP)],
+        classes=scene.subject.classes,
+        norm=threat.norm,
+        notes=notes,
+        zero_gradients=zero,
+        sample=sample,
+        curve=points,
+        reaches_all=points[-1].epsilon >= curve.grey_radius(threat.norm, shape),
+        single_step=curve.standing_after(curve.SINGLE_STEP, threat, points[0].standing, attempts),
+        iterated=curve.standing_after(curve.PROBE, threat, points[0].standing, attempts),
+        data_notes=scene.images.notes,
+    )
+    return points, evidence
+
+
+def _is_point(attempt: Attempt, ball: Threat) -> bool:
+    return attempt.probe == curve.PROBE and attempt.threat == str(ball)
+
+
+def _verdict_record(
+    scene: Scene, settings: Settings, verdict: Verdict, complete: bool, seconds: float, attempts: list[Attempt]
+) -> dict[str, Any]:
+    images, rows = scene.images, scene.ledger.images()
+    facts = {
+        "faultlight": __version__,
+        "complete": complete,
+        "threat": str(settings.threat),
+        "norm": settings.threat.norm,
+        "epsilon": settings.threat.epsilon,
+        "effort": settings.effort,
+        "data": {
+            "name": images.name,
+            "split": images.split,
+            "classes": list(images.classes),
+            "fingerprint": images.fingerprint(),
+        },
+        "model": {"name": scene.subject.name, "fingerprint": scene.subject.fingerprint()},
+        "search": scene.ledger.meta().get("search", ""),
+        "cost": {
+            "forward": len(rows) + sum(a.forwards for a in attempts),
+            "backward": sum(a.backwards for a in attempts),
+            "seconds": round(seconds, 2),
+        },
+    }
+    return verdict.record() | facts
+
+
+def _search_model(subject: Subject, images: Images, notes: tuple[Note, ...], ledger: Ledger) -> Model:
+    if any(note.check == NOTE_PROBABILITIES for note in notes):
+        ledger.note("search", "the logarithm of the model's probabilities, in float32")
+        return lambda x: subject(x).clamp(min=torch.finfo(torch.float32).tiny).log()
+    copy, agreement = search_copy(subject, images.x)
+    ledger.note("search", str(agreement) if agreement else "the model itself, in float32")
+    return subject if copy is None else copy
+
+
+def _open(out: Path, subject: Subject, images: Images, settings: Settings, resume: bool) -> Ledger:
+    fingerprint = {
+        "version": __version__,
+        "model": subject.fingerprint(),
+        "data": images.fingerprint(),
+        "threat": str(settings.threat),
+        "effort": settings.effort,
+        "seed": settings.seed,
+        "n": len(images),
+    }
+    path = out / "ledger.sqlite"
+    if resume and path.exists():
+        return resume_ledger(path, fingerprint)
+    return create_ledger(path, fingerprint)
+
+
+def _write_asked(out: Path, settings: Settings, asked: dict[str, Any]) -> None:
+    decided = {"threat": str(settings.threat), "effort": settings.effort, "seed": settings.seed, "batch": settings.slots}
+    record = {"schema": 1, "faultlight": __version__, **asked, "audit": decided}
+    write_text(out / "run.toml", tomli_w.dumps(record))
+
+
+def _check_threat(threat: Threat, images: Images) -> None:
+    _, channels, height, width = images.x.shape
+    largest = diameter((channels, height, width), threat.norm)
+    if threat.epsilon > largest:
+        raise InputError(
+            f"the radius of {threat} is larger than {largest:g}, the largest {threat.norm} distance between two images "
+            f"of {channels}×{height}×{width}; choose a smaller one."
+        )
+
+
+def _seconds_before(out: Path) -> float:
+    path = out / "verdict.json"
+    return float(read_json(path)["cost"]["seconds"]) if path.exists() else 0.0

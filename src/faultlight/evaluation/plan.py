@@ -1,0 +1,67 @@
+"""What an audit runs, for each effort, in order: the cheap probes first, the costly ones on the images nearest to breaking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from faultlight.attacks._contract import Attack
+from faultlight.attacks.fgsm import FGSM
+from faultlight.attacks.pgd import PGD
+from faultlight.errors import InputError, nearest
+
+Effort = Literal["quick", "standard", "exact"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One probe of a plan.
+
+    Args:
+        name: unique in the plan.
+        attack: the attack.
+        share: the share of standing images it is run on, those with the largest margin so far; 1 is all of them.
+        least: but at least so many images.
+        exact: search on the untouched model in float32, not on a faster copy.
+    """
+
+    name: str
+    attack: Attack
+    share: float = 1.0
+    least: int = 0
+    exact: bool = False
+
+
+_SWEEP = PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False)
+_TARGETS = PGD(steps=30, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", targets=9)
+_FINISH = PGD(steps=50, step_size=1.0, schedule="cosine", momentum=0.75, loss="margin", targets=3)
+
+PLANS: dict[str, tuple[Stage, ...]] = {
+    "quick": (Stage("fgsm", FGSM()), Stage("pgd", _SWEEP)),
+    "standard": (
+        Stage("fgsm", FGSM()),
+        Stage("pgd", _SWEEP),
+        # An untargeted run that ends far from the boundary is rarely wrong by much; the near ones get every target.
+        Stage("pgd-targeted", _TARGETS, share=0.1, least=100),
+        # Rounding in the search copy hides a last step of 1e-2 in the margin: the nearest are finished without it.
+        Stage("pgd-finish", _FINISH, share=0.02, least=50, exact=True),
+    ),
+}
+
+
+def plan(effort: str) -> tuple[Stage, ...]:
+    """Return the stages of an effort.
+
+    Raises:
+        InputError: an unknown effort, or one that this version does not offer.
+    """
+    if effort in PLANS:
+        return PLANS[effort]
+    if effort in get_args(Effort):
+        raise InputError(f"effort {effort!r} is not offered by this version; use {' or '.join(PLANS)}.")
+    raise InputError(f"effort {effort!r} is unknown; {nearest(effort, PLANS)}.")
+
+
+def curve_attack() -> Attack:
+    """Return the attack of the accuracy-against-ε curve: the same for every ε, so that its points can be compared."""
+    return PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False)

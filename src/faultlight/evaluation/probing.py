@@ -1,0 +1,135 @@
+"""Running probes over images and writing each settled attempt into the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from faultlight import rng
+from faultlight.attacks._contract import Attack
+from faultlight.data.images import Images
+from faultlight.evaluation.engine import Engine, Probe, Settled, Work
+from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status
+from faultlight.evaluation.oracle import Model, piece_rows
+from faultlight.losses import UNTARGETED
+from faultlight.models.subject import Subject
+from faultlight.progress import Progress
+from faultlight.threat import Threat
+
+_PIECES = 8
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that the probes of one audit share.
+
+    Args:
+        subject: the model under test.
+        images: the audited images, on the subject's device.
+        search: the model to search on: a faster copy, or the subject.
+        judge: who decides.
+        ledger: where it is written down.
+        ranking: the wrong classes of each image by clean logit, the most likely first, (n, classes − 1).
+        seed: of every random number.
+        slots: jobs in flight at once.
+        quiet: show no progress.
+    """
+
+    subject: Subject
+    images: Images
+    search: Model
+    judge: Judge
+    ledger: Ledger
+    ranking: Tensor
+    seed: int
+    slots: int
+    quiet: bool
+
+
+def default_slots(images: Images, device: torch.device) -> int:
+    """Return how many jobs are kept in flight: eight pieces of the model's fixed batch."""
+    shape = images.x.shape
+    return _PIECES * piece_rows((int(shape[1]), int(shape[2]), int(shape[3])), device)
+
+
+def first_look(judge: Judge, images: Images) -> tuple[list[ImageRow], Tensor]:
+    """Return each image's row before any attack, and its wrong classes by logit, the most likely first."""
+    logits = judge.logits(images.x)
+    finite = torch.isfinite(logits).all(1)
+    wrong = logits.scatter(1, images.y[:, None], -torch.inf)
+    margin = wrong.amax(1) - logits.gather(1, images.y[:, None])[:, 0]
+    prediction = logits.argmax(1)
+    facts = zip(*(t.tolist() for t in (images.ids, images.y, prediction, finite, margin)), strict=True)
+    ranking = wrong.nan_to_num(nan=-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
+    return [_clean_row(*fact) for fact in facts], ranking
+
+
+def probe_images(
+    scene: Scene, name: str, attack: Attack, threat: Threat, rows: Sequence[int], exact: bool, audited: bool
+) -> None:
+    """Run an attack on the given rows of the scene, skipping what the ledger holds already.
+
+    Args:
+        scene: the audit.
+        name: the probe's name in the ledger.
+        attack: what to run.
+        threat: the ball.
+        rows: which images.
+        exact: search on the subject itself, not on its faster copy.
+        audited: whether breaks count for the verdict.
+    """
+    model = scene.subject if exact or scene.search is scene.subject else scene.search
+    probe = Probe(name, attack, threat, model, rng.key(scene.seed, name, str(threat)), model is scene.subject)
+    held = [attempt for attempt in scene.ledger.attempts(name) if attempt.threat == str(threat)]
+    work = _work(scene, rows, _jobs_done(held))
+    _record(scene, Engine(probe, work, scene.judge, scene.slots), f"{name} at {threat}", len(held), audited)
+
+
+def _record(scene: Scene, engine: Engine, label: str, held: int, audited: bool) -> None:
+    broke = 0
+    images = len(engine.work.ids)
+    finished: set[int] = set()
+    with Progress(label, images, scene.quiet) as progress:
+        for settled in engine.run():
+            scene.ledger.record([s.attempt for s in settled], [_pixels(s) for s in settled], audited)
+            broke += sum(s.attempt.broke for s in settled)
+            finished |= {s.row for s in settled if engine.is_last(s)}
+            progress.update(len(finished), f"{broke} broken" + (f", {held} attempts were there" if held else ""))
+    if engine.halved:
+        scene.ledger.note("halved", {**scene.ledger.meta().get("halved", {}), label: engine.halved})
+
+
+def _work(scene: Scene, rows: Sequence[int], jobs_done: Callable[[int], int]) -> Work:
+    chosen = torch.tensor(rows, dtype=torch.int64, device=scene.images.x.device)
+    ids = scene.images.ids[chosen]
+    return Work(
+        x=scene.images.x[chosen],
+        y=scene.images.y[chosen],
+        ids=ids,
+        ranking=scene.ranking[chosen],
+        goal=torch.full_like(ids, UNTARGETED),
+        done=torch.tensor([jobs_done(int(i)) for i in ids.tolist()], dtype=torch.int64, device=ids.device),
+    )
+
+
+def _jobs_done(held: Sequence[Attempt]) -> Callable[[int], int]:
+    """Return how many jobs of an image are settled; all of them once one broke it."""
+    count: dict[int, int] = {}
+    for attempt in held:
+        count[attempt.id] = count.get(attempt.id, 0) + (1 << 30 if attempt.broke else 1)
+    return lambda image: count.get(image, 0)
+
+
+def _pixels(settled: Settled) -> bytes | None:
+    return None if settled.twin is None else settled.twin.cpu().contiguous().numpy().tobytes()
+
+
+def _clean_row(image: int, label: int, prediction: int, finite: bool, margin: float) -> ImageRow:
+    if not finite:
+        return ImageRow(image, label, prediction, Status.INVALID, forwards=1)
+    status = Status.STANDING if prediction == label else Status.MISCLASSIFIED
+    return ImageRow(image, label, prediction, status, clean_margin=margin, forwards=1)

@@ -1,0 +1,97 @@
+"""What a finished audit writes beside its ledger: numbers as JSON, arrays as safetensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+
+from faultlight.attacks._contract import Attack
+from faultlight.catalogue import catalogue
+from faultlight.data.images import Images
+from faultlight.evaluation.gallery import GalleryFact, build_gallery, choose
+from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger
+from faultlight.evaluation.plan import Stage
+from faultlight.files import write_bytes, write_json
+from faultlight.models.subject import Subject
+from faultlight.views.layers import layer_table
+
+
+def write_adversarial(out: Path, ledger: Ledger, images: Images) -> None:
+    """Write arrays/adversarial.safetensors: `ids` (int64) and `x` (float32, n × c × h × w) of every broken image."""
+    twins = ledger.twins()
+    shape = tuple(images.x.shape[1:])
+    x = [np.frombuffer(pixels, dtype="<f4").reshape(shape) for _, pixels in twins]
+    stacked = np.stack(x) if x else np.zeros((0, *shape), dtype=np.float32)
+    ids = np.array([image for image, _ in twins], dtype=np.int64)
+    write_bytes(out / "arrays" / "adversarial.safetensors", save({"ids": ids, "x": np.ascontiguousarray(stacked)}))
+
+
+def write_gallery(out: Path, ledger: Ledger, images: Images, subject: Subject) -> None:
+    """Write records/gallery.json and arrays/gallery.safetensors for a spread of the failures."""
+    broken = [row for row in ledger.images() if row.broken]
+    shown = choose([row.distance or 0.0 for row in broken], [row.broken_by for row in broken], [row.label for row in broken])
+    chosen = [broken[i] for i in shown]
+    if not chosen:
+        write_json(out / "records" / "gallery.json", {"schema": 1, "items": []})
+        return
+    position = {int(image): row for row, image in enumerate(images.ids.tolist())}
+    pixels = dict(ledger.twins())
+    taken = images.take(torch.tensor([position[row.id] for row in chosen], device=images.x.device))
+    twins = torch.stack([_tensor(pixels[row.id], images) for row in chosen]).to(images.x.device)
+    record, arrays = build_gallery(subject, taken, twins, [_fact(row) for row in chosen])
+    write_bytes(out / "arrays" / "gallery.safetensors", save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    write_json(out / "records" / "gallery.json", record)
+
+
+def write_model(out: Path, subject: Subject, images: Images) -> None:
+    """Write records/model.json: the layer table."""
+    _, channels, height, width = images.x.shape
+    shape = (channels, height, width)
+    write_json(out / "records" / "model.json", layer_table(subject, shape).record())
+
+
+def write_probes(out: Path, stages: tuple[Stage, ...], attempts: list[Attempt]) -> None:
+    """Write records/probes.json: what each probe tried, broke and cost, in the order they ran."""
+    records = [_probe(stage, [a for a in attempts if a.probe == stage.name]) for stage in stages]
+    write_json(out / "records" / "probes.json", {"schema": 1, "probes": records})
+
+
+def settings_of(attack: Attack) -> str:
+    """Return an attack's hyper-parameters as "steps=20, loss=margin", defaults included."""
+    return ", ".join(f"{key}={value}" for key, value in asdict(attack).items())  # type: ignore[call-overload]
+
+
+def paper_of(attack: Attack) -> str:
+    """Return the "Source:" of an attack's docstring, in one line."""
+    for entry in catalogue("attacks").values():
+        if entry.class_name == type(attack).__name__:
+            return entry.source
+    return ""
+
+
+def _probe(stage: Stage, attempts: list[Attempt]) -> dict[str, Any]:
+    return {
+        "probe": stage.name,
+        "settings": settings_of(stage.attack),
+        "paper": paper_of(stage.attack),
+        "tried": len({a.id for a in attempts}),
+        "broke": sum(a.broke for a in attempts),
+        "forwards": sum(a.forwards for a in attempts),
+        "backwards": sum(a.backwards for a in attempts),
+    }
+
+
+def _fact(row: ImageRow) -> GalleryFact:
+    known = {field.name for field in fields(GalleryFact)}
+    values = {key: value for key, value in asdict(row).items() if key in known}
+    return GalleryFact(**{**values, "distance": row.distance or math.nan, "margin": row.margin or 0.0})
+
+
+def _tensor(pixels: bytes, images: Images) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(pixels, dtype="<f4").reshape(tuple(images.x.shape[1:])).copy())

@@ -36,7 +36,7 @@ def view(
     # A table is printed; a file of it is only written when a folder was asked for.
     paths = result.save(out or Path("views") / entry.name) if result.panels or out else []
     if as_json:
-        typer.echo(json.dumps(record(result, paths), allow_nan=False))
+        typer.echo(json.dumps(record(result, paths), allow_nan=False, ensure_ascii=False))
         return
     typer.echo("\n".join([result.text(), *(f"wrote {path}" for path in paths)]))
 
@@ -114,9 +114,7 @@ def _look(chosen: Any, model: str, data: str, n: int, weights: Path | None, trus
     channels, height, width = images.x.shape[1:]
     shape = channels, height, width
     subject = load_model(model, weights=weights, classes=len(images.classes), shape=shape, trust=trust)
-    if model.startswith("zoo:") and weights is None:
-        typer.echo(
-            f"{model} was given no weights: what follows is the net as it is before training (seed 0).", err=True
-        )
     result: ViewResult = chosen(subject, images)
+    if model.startswith("zoo:") and weights is None and result.panels:
+        typer.echo(f"{model} has no weights given: this is the net before any training (seed 0).", err=True)
     return result

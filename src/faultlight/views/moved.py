@@ -83,7 +83,7 @@ def watched_layers(subject: Subject, x: Float32[Tensor, "n c h w"]) -> list[str]
     kinds = {name: _kind(leaves[name.rpartition("#")[0] or name]) for name in heard}
     calls = [name for name in heard if kinds[name] != "normalisation"]
     watched = []
-    for name, following in zip(calls, [*calls[1:], ""], strict=True):
+    for name, following in zip(calls, [*calls, ""][1:], strict=True):
         repeated = following and kinds[following] == "activation" and heard[following].shape == heard[name].shape
         maps = heard[name].ndim == 4 and heard[name][0, 0].numel() > 1
         if maps and (kinds[name] == "activation" or (kinds[name] == "convolution" and not repeated)):

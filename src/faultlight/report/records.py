@@ -1,0 +1,217 @@
+"""The records of a run as types: all that the report knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import FiniteFloat
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A fraction of the audited images with the ends of its 95 % interval, all in [0, 1]."""
+
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remark of the checks: which check, how grave, and on what evidence."""
+
+    check: str
+    severity: Literal["info", "warning", "fatal"]
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The audited data: its name, split, class names by label, and fingerprint."""
+
+    name: str
+    split: str
+    classes: list[str]
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The audited model's name and fingerprint."""
+
+    name: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the audit spent: passes of one image through the net, and seconds."""
+
+    forward: int
+    backward: int
+    seconds: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`verdict.json`."""
+
+    status: Literal["sound", "doubtful", "withheld"]
+    sentence: str
+    complete: bool
+    n: int
+    threat: str
+    norm: str
+    epsilon: FiniteFloat
+    data: Data
+    model: Model
+    cost: Cost
+    clean: Rate | None = None
+    attacked: Rate | None = None
+    certified: Rate | None = None
+    effort: str = ""
+    search: str = ""
+    invalid: int = 0
+    fragile: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One ε of the curve: how many of n images still stand there, with a 95 % interval."""
+
+    epsilon: FiniteFloat
+    text: str
+    standing: int
+    n: int
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Curve:
+    """`records/curve.json`."""
+
+    norm: str
+    n: int
+    probe: str
+    points: list[Point]
+    audit_epsilon: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One attack as it ran: the images it was given, those it broke, and its passes."""
+
+    probe: str
+    tried: int
+    broke: int
+    forwards: int
+    backwards: int
+    settings: str = ""
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """`records/probes.json`, in the order the attacks ran."""
+
+    probes: list[Probe]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the audited net."""
+
+    name: str
+    type: str
+    output: list[int]
+    neurons: int
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Total:
+    """The sums over all layers."""
+
+    neurons: int
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Layers:
+    """`records/model.json`."""
+
+    layers: list[Layer]
+    total: Total
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A channel that the attack moved: its layer, its number and by how much."""
+
+    layer: str
+    channel: int
+    change: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Item:
+    """One failure of the gallery: an image that the net classified correctly, and its twin that it did not."""
+
+    id: int
+    label: int
+    prediction: int
+    twin_prediction: int
+    broken_by: str
+    confidence: list[FiniteFloat]
+    twin_confidence: list[FiniteFloat]
+    distance: FiniteFloat | None = None
+    margin: FiniteFloat | None = None
+    fragile: bool = False
+    moved: list[Moved] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The shared scales of the gallery's pictures: the largest |δ|, and the ends of the maps."""
+
+    delta: FiniteFloat = 0.0
+    occlusion: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
+    saliency: FiniteFloat = 0.0
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """`records/gallery.json`; the arrays of its pictures lie in `arrays/gallery.safetensors`."""
+
+    items: list[Item]
+    scales: Scales = field(default_factory=Scales)
+    patch: int | None = None
+    stride: int | None = None
+    fill: FiniteFloat | None = None
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything a run has written, checked; what it has not written is None or empty.
+
+    Args:
+        raw: the same records as plain JSON, by name, for the page to carry.
+    """
+
+    run: Path
+    verdict: Verdict
+    curve: Curve | None
+    probes: Probes | None
+    model: Layers | None
+    gallery: Gallery | None
+    stamp: dict[str, Any]
+    settings: str
+    raw: dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,8 +103,9 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def help_rows(page: str) -> dict[str, str]:
-    rows = page.partition("Commands:\n")[2].splitlines()
-    return {name: summary for name, _, summary in (row.strip().partition("  ") for row in rows if row.strip())}
+    """The first line of each verb's row; what is indented further continues the row above."""
+    rows = re.findall(r"^  (\S+) +(.+)$", page.partition("Commands:\n")[2], re.MULTILINE)
+    return dict(rows)
 
 
 @pytest.mark.parametrize(
@@ -218,9 +220,9 @@ def test_help_lists_the_verbs_of_the_folder_without_importing_them(
 ) -> None:
     assert cli.main(["--help"]) == 0
     rows = help_rows(capfd.readouterr().out)
-    assert rows["toy"].strip() == "Do as told."
-    assert rows["toys"].strip() == "A verb with verbs of its own."
-    assert rows["heavy"].strip() == "Weigh a lot."
+    assert rows["toy"] == "Do as told."
+    assert rows["toys"] == "A verb with verbs of its own."
+    assert rows["heavy"] == "Weigh a lot."
     assert "helper" not in rows
     assert list(rows) == [verb.name for verb in cli.verbs()]
     assert "faultlight.cli.toy" not in sys.modules

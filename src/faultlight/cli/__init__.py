@@ -38,6 +38,11 @@ class Verb:
     doc: str
     group: bool
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of the docstring, whole: typer would cut it to what fits one line."""
+        return " ".join(self.doc.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".") + "."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
@@ -128,13 +133,13 @@ def _read(path: Path) -> Verb | None:
 
 def _add(app: typer.Typer, verb: Verb, wanted: bool) -> None:
     if not wanted:
-        app.command(verb.name, help=verb.doc)(_not_imported)
+        app.command(verb.name, short_help=verb.summary)(_not_imported)
         return
     module = importlib.import_module(f"{__name__}.{verb.name}")
     if verb.group:
-        app.add_typer(module.app, name=verb.name, help=verb.doc, no_args_is_help=False)
+        app.add_typer(module.app, name=verb.name, help=verb.doc, short_help=verb.summary, no_args_is_help=False)
     else:
-        app.command(verb.name)(getattr(module, verb.name))
+        app.command(verb.name, short_help=verb.summary)(getattr(module, verb.name))
 
 
 def _not_imported() -> None:

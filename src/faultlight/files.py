@@ -27,7 +27,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"{path} could not be written: {error.strerror}; free some space or choose another folder.") from error
+        remedy = "free some space or choose another folder"
+        raise InputError(f"{path} could not be written: {error.strerror}; {remedy}.") from error
 
 
 def write_text(path: Path, content: str) -> None:

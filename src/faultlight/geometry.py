@@ -10,7 +10,7 @@ from torch import Tensor
 
 from faultlight.threat import Norm, Threat
 
-# A float32 sum x + δ may land half a unit in the last place outside the ball; L2 and L1 balls are shrunk by this factor.
+# A float32 sum x + δ may land half a unit in the last place outside the ball; L2 and L1 balls are shrunk by this.
 _SHRINK = 1 - 1e-6
 
 
@@ -27,8 +27,8 @@ def norm(delta: Float32[Tensor, "n c h w"], kind: Norm) -> Float64[Tensor, " n"]
 def box(x: Float32[Tensor, "n c h w"], threat: Threat) -> tuple[Tensor, Tensor]:
     """Return the smallest box, as float32 bounds, that holds the ball around x within [0, 1].
 
-    For L∞ the box is the ball: its bounds are rounded towards x, so that no float32 point between them is farther than
-    ε even in exact arithmetic. For the other norms it is [0, 1] itself.
+    For L∞ the box is the ball: its bounds are rounded towards x, so that no float32 point between them is farther
+    than ε even in exact arithmetic. For the other norms it is [0, 1] itself.
     """
     if threat.norm != "linf":
         return torch.zeros_like(x), torch.ones_like(x)
@@ -45,7 +45,7 @@ def project(
     """Move candidates into the ball around x and into [0, 1]; points already inside are returned as they are.
 
     L∞ and L0 give the nearest such point. L2 and L1 project on the ball first and clamp then: clamping towards [0, 1]
-    shrinks every |δ| because x lies in the box, so the result satisfies both, though it is not always the nearest point.
+    shrinks every |δ| because x lies in the box, so both hold, though the point is not always the nearest.
     """
     if threat.norm == "linf":
         lower, upper = box(x, threat)

@@ -1,4 +1,4 @@
-"""The threat model: which norm bounds the attacker, and by how much. Free of torch, so that the command line is quick."""
+"""The threat model: which norm bounds the attacker, and by how much. Free of torch, to be quick to import."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def parse_threat(text: str | Threat) -> Threat:
     try:
         epsilon = float(Fraction(radius.replace(" ", "")))
     except (ValueError, ZeroDivisionError):
-        raise InputError(f"the radius {radius!r} of threat {text!r} is not a number; write it like 8/255 or 0.3.") from None
-    return Threat(norm, epsilon, radius.replace(" ", ""))  # type: ignore[arg-type]
+        message = f"the radius {radius!r} of threat {text!r} is not a number; write it like 8/255 or 0.3."
+        raise InputError(message) from None
+    return Threat(norm, epsilon, radius.replace(" ", ""))
 
 
 def _check(norm: str, epsilon: float, text: str) -> None:

@@ -37,6 +37,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self.x.shape
+        return channels, height, width
+
     def take(self, rows: Tensor) -> Images:
         """Return the images at the given positions (a tensor of indices or a mask)."""
         return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows])

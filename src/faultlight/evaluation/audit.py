@@ -1,4 +1,4 @@
-"""What `audit` runs: clean look, stages, curve, checks, verdict, records. Each part skips what the ledger holds already."""
+"""What `audit` runs: clean look, stages, curve, checks, verdict, records. What the ledger holds is not done again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from faultlight import __version__, runtime, stamp
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.evaluation import curve, records
-from faultlight.evaluation.checks import Evidence, run_checks
+from faultlight.evaluation.checks import CurvePoint, Evidence, run_checks
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, create_ledger, resume_ledger
 from faultlight.evaluation.oracle import Model
@@ -29,7 +29,7 @@ from faultlight.geometry import diameter
 from faultlight.models.inspect import NOTE_PROBABILITIES, check_subject
 from faultlight.models.search import search_copy
 from faultlight.models.subject import Note, Subject
-from faultlight.threat import Threat, parse_threat
+from faultlight.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,9 @@ def _conclude(
 
 def _evidence(
     scene: Scene, threat: Threat, notes: tuple[Note, ...], attempts: list[Attempt]
-) -> tuple[list[curve.CurvePoint], Evidence]:
+) -> tuple[list[CurvePoint], Evidence]:
     rows = scene.ledger.images()
-    shape = tuple(scene.images.x.shape[1:])
+    shape = scene.images.shape
     balls = [ball for ball in curve.radii(threat, shape) if any(_is_point(a, ball) for a in attempts)]
     points = curve.curve_points(rows, attempts, balls)
     zero, sample = zero_gradients(scene.subject, scene.images, rows)
@@ -264,14 +264,19 @@ def _open(out: Path, subject: Subject, images: Images, settings: Settings, resum
 
 
 def _write_asked(out: Path, settings: Settings, asked: dict[str, Any]) -> None:
-    decided = {"threat": str(settings.threat), "effort": settings.effort, "seed": settings.seed, "batch": settings.slots}
+    decided = {
+        "threat": str(settings.threat),
+        "effort": settings.effort,
+        "seed": settings.seed,
+        "batch": settings.slots,
+    }
     record = {"schema": 1, "faultlight": __version__, **asked, "audit": decided}
     write_text(out / "run.toml", tomli_w.dumps(record))
 
 
 def _check_threat(threat: Threat, images: Images) -> None:
-    _, channels, height, width = images.x.shape
-    largest = diameter((channels, height, width), threat.norm)
+    channels, height, width = images.shape
+    largest = diameter(images.shape, threat.norm)
     if threat.epsilon > largest:
         raise InputError(
             f"the radius of {threat} is larger than {largest:g}, the largest {threat.norm} distance between two images "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from faultlight.evaluation.ledger import Attempt, Finding, ImageRow, Outcome, Status
 from faultlight.evaluation.verdict import Share, share
 from faultlight.models.inspect import NOTE_BATCH, NOTE_NOT_FINITE, NOTE_PROBABILITIES, NOTE_RANDOM
+from faultlight.models.load import NOTE_UNTRAINED
 from faultlight.models.subject import NOTE_TRAIN_MODE, Note
 
 # A few images may stand at a larger ε and not at a smaller one by the luck of the path taken.
@@ -83,7 +84,7 @@ def zero_gradients(evidence: Evidence) -> Finding | None:
     if not evidence.zero_gradients:
         return None
     part = evidence.zero_gradients / evidence.sample
-    text = f"the gradient of the margin is zero everywhere on {evidence.zero_gradients} of {evidence.sample} images ({part:.1%})"
+    text = f"the margin's gradient is zero everywhere on {evidence.zero_gradients} of {evidence.sample} images ({part:.1%})"
     if part >= _MASKED:
         text += ", so gradient attacks prove nothing here"
     return Finding("zero-gradients", "fatal" if part >= _MASKED else "warning", text)
@@ -97,6 +98,11 @@ def random_output(evidence: Evidence) -> Finding | None:
 def train_mode(evidence: Evidence) -> Finding | None:
     """A model in training mode was put into evaluation mode; its owner should know."""
     return _note(evidence, NOTE_TRAIN_MODE, "info")
+
+
+def untrained(evidence: Evidence) -> Finding | None:
+    """A net of the zoo that was never trained; harmless to know, embarrassing to overlook."""
+    return _note(evidence, NOTE_UNTRAINED, "warning")
 
 
 def batch_dependent(evidence: Evidence) -> Finding | None:
@@ -116,7 +122,11 @@ def not_finite(evidence: Evidence) -> Finding | None:
     if not ids:
         return None
     shown = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
-    return Finding(NOTE_NOT_FINITE, "warning", f"the model gave NaN or infinity for {len(ids)} images (ids {shown}); they are left out")
+    return Finding(
+        NOTE_NOT_FINITE,
+        "warning",
+        f"the model gave NaN or infinity for {len(ids)} images (ids {shown}); they are left out",
+    )
 
 
 def not_monotone(evidence: Evidence) -> Finding | None:
@@ -161,7 +171,9 @@ def faulty_attack(evidence: Evidence) -> Finding | None:
     if not probes:
         return None
     count = sum(attempt.outcome == Outcome.REFUSED for attempt in evidence.attempts)
-    return Finding("faulty-attack", "warning", f"{count} attempts of {', '.join(probes)} left the ball or [0, 1] and were refused")
+    return Finding(
+        "faulty-attack", "warning", f"{count} attempts of {', '.join(probes)} left the ball or [0, 1] and were refused"
+    )
 
 
 def claims_refused(evidence: Evidence) -> Finding | None:
@@ -170,14 +182,22 @@ def claims_refused(evidence: Evidence) -> Finding | None:
     attempts = len(evidence.attempts)
     if not attempts or refused <= max(1, _REFUSED * attempts):
         return None
-    return Finding("claims-refused", "warning", f"in {refused} of {attempts} attempts the judge upheld none of the claimed successes")
+    return Finding(
+        "claims-refused",
+        "warning",
+        f"in {refused} of {attempts} attempts the judge upheld none of the claimed successes",
+    )
 
 
 def weak_norm(evidence: Evidence) -> Finding | None:
     """For some norms this version has no strong attack."""
     if evidence.norm in ("linf", "l2"):
         return None
-    return Finding("weak-norm", "warning", f"this version has no strong attack for {evidence.norm}: the attacked accuracy is a loose bound")
+    return Finding(
+        "weak-norm",
+        "warning",
+        f"this version has no strong attack for {evidence.norm}: the attacked accuracy is a loose bound",
+    )
 
 
 def unread_data(evidence: Evidence) -> Finding | None:
@@ -190,6 +210,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     zero_gradients,
     random_output,
     train_mode,
+    untrained,
     batch_dependent,
     probabilities,
     not_finite,

@@ -38,8 +38,7 @@ def grey_radius(norm: Norm, shape: tuple[int, int, int]) -> float:
 def draw_curve(scene: Scene, threat: Threat, images: list[ImageRow]) -> None:
     """Run the curve's attempts on the first images that are classified correctly."""
     rows = _sample(images)
-    shape = scene.images.x.shape
-    for ball in radii(threat, (int(shape[1]), int(shape[2]), int(shape[3]))):
+    for ball in radii(threat, scene.images.shape):
         probe_images(scene, PROBE, curve_attack(), ball, rows, exact=False, audited=False)
     probe_images(scene, SINGLE_STEP, FGSM(loss="margin"), threat, rows, exact=False, audited=False)
 
@@ -54,7 +53,9 @@ def curve_points(images: list[ImageRow], attempts: list[Attempt], balls: list[Th
     return points
 
 
-def standing_after(probe: str, threat: Threat, sampled: frozenset[int], attempts: list[Attempt]) -> frozenset[int] | None:
+def standing_after(
+    probe: str, threat: Threat, sampled: frozenset[int], attempts: list[Attempt]
+) -> frozenset[int] | None:
     """Return the sampled images that a probe left standing at a threat; None if it did not run."""
     of_probe = [a for a in attempts if a.probe == probe and a.threat == str(threat)]
     return sampled - {a.id for a in of_probe if a.broke} if of_probe else None
@@ -81,7 +82,9 @@ def _point(point: CurvePoint, n: int) -> dict[str, Any]:
 
 def _sample(images: list[ImageRow]) -> list[int]:
     first = images[:SAMPLE]
-    return [row for row, image in enumerate(first) if image.clean_margin is not None and image.prediction == image.label]
+    return [
+        row for row, image in enumerate(first) if image.clean_margin is not None and image.prediction == image.label
+    ]
 
 
 def _counted(images: list[ImageRow]) -> int:

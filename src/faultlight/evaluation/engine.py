@@ -177,7 +177,10 @@ class Engine:
     def _fresh(self, pairs: Tensor) -> Slots:
         row, job = pairs.unbind(1)
         n, device = len(row), row.device
-        count, flag = partial(torch.zeros, n, dtype=torch.int64, device=device), partial(torch.zeros, n, dtype=torch.bool, device=device)
+        count, flag = (
+            partial(torch.zeros, n, dtype=torch.int64, device=device),
+            partial(torch.zeros, n, dtype=torch.bool, device=device),
+        )
         lowest = torch.full((n,), -torch.inf, device=device)
         return Slots(
             row=row,
@@ -262,7 +265,9 @@ class Engine:
         if not len(rows):
             return
         at = slots.row[rows]
-        ruling = self.judge.rule(candidates[rows], self.work.x[at], self.work.y[at], self.work.goal[at], self.probe.threat)
+        ruling = self.judge.rule(
+            candidates[rows], self.work.x[at], self.work.y[at], self.work.goal[at], self.probe.threat
+        )
         slots.forwards[rows] += 1
         slots.outside[rows] |= ruling.outside
         slots.invalid[rows] |= ruling.invalid & ~ruling.outside
@@ -303,7 +308,7 @@ class Engine:
         return Settled(int(done.row[i]), int(done.job[i]), attempt, done.best[i].clone() if accepted else None)
 
     def _halve(self, slots: Slots, error: Exception) -> tuple[Slots, Any]:
-        """Start the jobs in flight anew with half the slots and half the piece; anything but lack of memory goes on up."""
+        """Start the jobs in flight anew with half the slots and half the piece; raise anything but lack of memory."""
         if not _out_of_memory(error):
             raise error
         if self._oracle.rows == 1:
@@ -325,4 +330,8 @@ def _outcome(accepted: bool, invalid: bool, outside: bool) -> Outcome:
 
 def _out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in text or "can't allocate" in text
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "not enough memory" in text
+        or "can't allocate" in text
+    )

@@ -15,7 +15,7 @@ from faultlight.threat import Threat
 
 # Rounding may carry a float32 candidate this far out of [0, 1]; it is put back. Anything farther is the attack's fault.
 ROUNDING = 1e-6
-# A break whose winning margin is below this share of the logits' spread is fragile: it may not survive other arithmetic.
+# A break whose winning margin is below this share of the logits' spread is fragile: other arithmetic may undo it.
 FRAGILE = 1e-3
 
 
@@ -43,6 +43,7 @@ class Ruling:
     invalid: Bool[Tensor, " n"]
     fragile: Bool[Tensor, " n"]
 
+
 @dataclass(frozen=True)
 class Judge:
     """Re-computes range, norm, finiteness and prediction of every candidate.
@@ -55,7 +56,9 @@ class Judge:
 
     def logits(self, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n classes"]:
         """Return the untouched model's logits, in pieces of fixed shape."""
-        return evaluate(self.subject, x, piece_rows(tuple(x.shape[1:]), self.subject.device))
+        # On CUDA, PyTorch rounds convolutions to TF32 unless told not to: that would not be float32.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            return evaluate(self.subject, x, piece_rows(tuple(x.shape[1:]), self.subject.device))
 
     def rule(self, candidate: Tensor, x: Tensor, y: Tensor, target: Tensor, threat: Threat) -> Ruling:
         """Rule on candidates for clean images x.

@@ -1,4 +1,4 @@
-"""The ledger: one SQLite file a run, one row an image and one an attempt. Free of torch, so that the report can read it.
+"""The ledger: one SQLite file a run, one row an image and one an attempt. Free of torch, for the report reads it too.
 
 Write-ahead logging keeps it whole when the process is killed at any moment: a transaction is there or it is not.
 Twins (the pixels that broke an image) lie in it too until the run exports them, so that one transaction holds a break
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -144,7 +144,9 @@ class Ledger:
         self._connection = connection
 
     def close(self) -> None:
-        """Close the file; everything recorded is already in it."""
+        """Close the file; everything recorded is already in it, and the write-ahead log is folded in."""
+        with suppress(sqlite3.Error):  # a reader may hold it, or it is open for reading only
+            self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
 
     def meta(self) -> dict[str, Any]:
@@ -215,12 +217,16 @@ class Ledger:
             with self._connection:
                 yield self._connection.cursor()
         except sqlite3.OperationalError as error:
-            raise InputError(f"the ledger could not be written ({error}); free some space and run again with --resume.") from error
+            raise InputError(
+                f"the ledger could not be written ({error}); free some space and run again with --resume."
+            ) from error
 
     def _rows(self, kind: type[Row], query: str, values: tuple[Any, ...] = ()) -> Iterator[Row]:
-        flags = [index for index, field in enumerate(fields(kind)) if field.type == "bool"]
+        names = [field.name for field in fields(kind)]
+        flags = {field.name for field in fields(kind) if field.type == "bool"}
         for row in self._connection.execute(query, values):
-            yield kind(*(bool(value) if index in flags else value for index, value in enumerate(row)))
+            found: dict[str, Any] = dict(zip(names, row, strict=True))
+            yield kind(**{**found, **{flag: bool(found[flag]) for flag in flags}})
 
 
 def create_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
@@ -235,7 +241,9 @@ def create_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
     try:
         with connection:
             connection.executescript("BEGIN;" + _TABLES)
-            rows = [(key, json.dumps(value, sort_keys=True)) for key, value in {"schema": SCHEMA, **fingerprint}.items()]
+            rows = [
+                (key, json.dumps(value, sort_keys=True)) for key, value in {"schema": SCHEMA, **fingerprint}.items()
+            ]
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
     except sqlite3.Error as error:
         connection.close()
@@ -252,7 +260,11 @@ def resume_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
     ledger = Ledger(_check(_connect(path), path))
     found = ledger.meta()
     asked = json.loads(json.dumps({"schema": SCHEMA, **fingerprint}))
-    changed = [f"{key} was {_short(found.get(key))} and is now {_short(asked[key])}" for key in asked if found.get(key) != asked[key]]
+    changed = [
+        f"{key} was {_short(found.get(key))} and is now {_short(asked[key])}"
+        for key in asked
+        if found.get(key) != asked[key]
+    ]
     if changed:
         ledger.close()
         raise InputError(f"{path.parent} was made by another audit: {'; '.join(changed)}. Choose another --out.")
@@ -270,7 +282,7 @@ def read_ledger(path: Path) -> Ledger:
     ledger = Ledger(_check(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True), path))
     schema = ledger.meta().get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
-        raise InputError(f"{path} has schema {schema}, newer than {SCHEMA}: read it with the Faultlight that wrote it, or a newer one.")
+        raise InputError(f"{path} has schema {schema}, newer than {SCHEMA}: read it with a newer Faultlight.")
     return ledger
 
 
@@ -281,7 +293,14 @@ def record_of(row: ImageRow | Attempt | Finding) -> dict[str, Any]:
 
 def _settle(cursor: sqlite3.Cursor, attempt: Attempt, twin: bytes | None) -> None:
     if attempt.broke:
-        change = (Status.BROKEN, attempt.probe, attempt.distance, attempt.margin, attempt.fragile, attempt.twin_prediction)
+        change = (
+            Status.BROKEN,
+            attempt.probe,
+            attempt.distance,
+            attempt.margin,
+            attempt.fragile,
+            attempt.twin_prediction,
+        )
         cursor.execute(
             "UPDATE images SET status = ?, broken = 1, broken_by = ?, distance = ?, margin = ?, fragile = ?, "
             "twin_prediction = ? WHERE id = ? AND broken = 0",

@@ -1,4 +1,4 @@
-"""What an audit runs, for each effort, in order: the cheap probes first, the costly ones on the images nearest to breaking."""
+"""What an audit runs for each effort: the cheap probes first, the costly ones on the images nearest to breaking."""
 
 from __future__ import annotations
 

@@ -52,8 +52,7 @@ class Scene:
 
 def default_slots(images: Images, device: torch.device) -> int:
     """Return how many jobs are kept in flight: eight pieces of the model's fixed batch."""
-    shape = images.x.shape
-    return _PIECES * piece_rows((int(shape[1]), int(shape[2]), int(shape[3])), device)
+    return _PIECES * piece_rows(images.shape, device)
 
 
 def first_look(judge: Judge, images: Images) -> tuple[list[ImageRow], Tensor]:

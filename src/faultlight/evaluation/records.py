@@ -25,7 +25,7 @@ from faultlight.views.layers import layer_table
 def write_adversarial(out: Path, ledger: Ledger, images: Images) -> None:
     """Write arrays/adversarial.safetensors: `ids` (int64) and `x` (float32, n × c × h × w) of every broken image."""
     twins = ledger.twins()
-    shape = tuple(images.x.shape[1:])
+    shape = images.shape
     x = [np.frombuffer(pixels, dtype="<f4").reshape(shape) for _, pixels in twins]
     stacked = np.stack(x) if x else np.zeros((0, *shape), dtype=np.float32)
     ids = np.array([image for image, _ in twins], dtype=np.int64)
@@ -35,7 +35,9 @@ def write_adversarial(out: Path, ledger: Ledger, images: Images) -> None:
 def write_gallery(out: Path, ledger: Ledger, images: Images, subject: Subject) -> None:
     """Write records/gallery.json and arrays/gallery.safetensors for a spread of the failures."""
     broken = [row for row in ledger.images() if row.broken]
-    shown = choose([row.distance or 0.0 for row in broken], [row.broken_by for row in broken], [row.label for row in broken])
+    shown = choose(
+        [row.distance or 0.0 for row in broken], [row.broken_by for row in broken], [row.label for row in broken]
+    )
     chosen = [broken[i] for i in shown]
     if not chosen:
         write_json(out / "records" / "gallery.json", {"schema": 1, "items": []})
@@ -45,15 +47,15 @@ def write_gallery(out: Path, ledger: Ledger, images: Images, subject: Subject) -
     taken = images.take(torch.tensor([position[row.id] for row in chosen], device=images.x.device))
     twins = torch.stack([_tensor(pixels[row.id], images) for row in chosen]).to(images.x.device)
     record, arrays = build_gallery(subject, taken, twins, [_fact(row) for row in chosen])
-    write_bytes(out / "arrays" / "gallery.safetensors", save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    write_bytes(
+        out / "arrays" / "gallery.safetensors", save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    )
     write_json(out / "records" / "gallery.json", record)
 
 
 def write_model(out: Path, subject: Subject, images: Images) -> None:
     """Write records/model.json: the layer table."""
-    _, channels, height, width = images.x.shape
-    shape = (channels, height, width)
-    write_json(out / "records" / "model.json", layer_table(subject, shape).record())
+    write_json(out / "records" / "model.json", layer_table(subject, images.shape).record())
 
 
 def write_probes(out: Path, stages: tuple[Stage, ...], attempts: list[Attempt]) -> None:
@@ -94,4 +96,4 @@ def _fact(row: ImageRow) -> GalleryFact:
 
 
 def _tensor(pixels: bytes, images: Images) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(pixels, dtype="<f4").reshape(tuple(images.x.shape[1:])).copy())
+    return torch.from_numpy(np.frombuffer(pixels, dtype="<f4").reshape(images.shape).copy())

@@ -62,7 +62,9 @@ class Verdict:
         return {"schema": SCHEMA, **asdict(self), "findings": [asdict(finding) for finding in self.findings]}
 
 
-def judge_ledger(images: Sequence[ImageRow], findings: Sequence[Finding], threat: str, complete: bool = True) -> Verdict:
+def judge_ledger(
+    images: Sequence[ImageRow], findings: Sequence[Finding], threat: str, complete: bool = True
+) -> Verdict:
     """Return the verdict on a ledger's images and findings.
 
     Args:

@@ -12,8 +12,8 @@ import pytest
 
 from faultlight.catalogue import catalogue, lookup
 from faultlight.cli import main
-from faultlight.cli.view import build
 from faultlight.errors import InputError
+from faultlight.settings import build
 from faultlight.views.occlusion import Occlusion
 
 
@@ -39,7 +39,7 @@ def test_a_view_writes_its_files_and_says_where(tmp_path: Path, capsys: pytest.C
 
 def test_a_net_of_the_zoo_without_weights_is_said_to_be_untrained(capsys: pytest.CaptureFixture[str]) -> None:
     view("--view", "kernels")
-    assert "zoo:digits-cnn has no weights given: this is the net before any training" in capsys.readouterr().err
+    assert "'digits-cnn' has its initial weights: it was never trained" in capsys.readouterr().err
 
 
 def test_json_is_one_object_on_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,9 +85,9 @@ def test_mistakes_are_one_sentence_and_write_nothing(
 
 def test_settings_become_what_the_fields_say() -> None:
     settings = ["patch=12", "stride=none", "fill=0.25", "layer=conv1", "channel=3"]
-    assert build(lookup("views", "occlusion"), settings) == Occlusion(12, None, 0.25, "conv1", 3)
+    assert build(lookup("views", "occlusion"), settings, "view") == Occlusion(12, None, 0.25, "conv1", 3)
     with pytest.raises(InputError, match="fill=x cannot be used"):
-        build(lookup("views", "occlusion"), ["fill=x"])
+        build(lookup("views", "occlusion"), ["fill=x"], "view")
 
 
 def test_the_help_page_lists_every_view_and_imports_no_torch() -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faultlight.catalogue import Entry, catalogue, lookup
-from faultlight.errors import InputError, nearest
+from faultlight.catalogue import lookup
+from faultlight.progress import inert
+from faultlight.settings import build, listing
 
 if TYPE_CHECKING:
     from faultlight.views._result import ViewResult
@@ -31,7 +32,7 @@ def view(
 ) -> None:
     """Look inside a model: its layers, kernels, activations, and what its answer rests on."""
     entry = lookup("views", name)
-    chosen = build(entry, [*(settings or []), *([f"layer={layer}"] if layer else [])])
+    chosen = build(entry, [*(settings or []), *([f"layer={layer}"] if layer else [])], "view")
     result = _look(chosen, model, data, n, weights, trust)
     # A table is printed; a file of it is only written when a folder was asked for.
     paths = result.save(out or Path("views") / entry.name) if result.panels or out else []
@@ -41,57 +42,8 @@ def view(
     typer.echo("\n".join([result.text(), *(f"wrote {path}" for path in paths)]))
 
 
-def _listing() -> str:
-    lines = []
-    for entry in catalogue("views").values():
-        settings = ", ".join(field.name + f"={field.default}" * (field.default != "None") for field in entry.fields)
-        lines += [f"{entry.name}: {entry.summary}", *([f"    --set {settings}"] if settings else [])]
-    return "\n".join(lines)
-
-
 # The help page lists the views that stand in the folder, read from their source.
-view.__doc__ = f"{view.__doc__}\n\n\b\n{_listing()}"
-
-
-def build(entry: Entry, settings: list[str]) -> Any:
-    """Return a view with the settings that were written as K=V on the command line.
-
-    Raises:
-        InputError: no "=", a key that the view does not have, a value of the wrong type, or a key given twice.
-    """
-    from typing import get_type_hints
-
-    kind = entry.load()
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"the setting {setting!r} has no value; write it like {key}=12.")
-        if key not in {field.name for field in entry.fields}:
-            known = nearest(key, [field.name for field in entry.fields])
-            raise InputError(f"the view {entry.name!r} has no setting {key!r}; {known}.")
-        if key in values:
-            raise InputError(f"the setting {key!r} is given twice; keep one of them.")
-        values[key] = parse(key, text, hints[key])
-    return kind(**values)
-
-
-def parse(key: str, text: str, hint: Any) -> Any:
-    """Return the value of a setting as its annotation wants it; "none" stands for None.
-
-    Raises:
-        InputError: the text is no such value.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    if text.lower() == "none":
-        return None
-    try:
-        return TypeAdapter(hint).validate_strings(text)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise InputError(f"the setting {key}={text} cannot be used: {reason[:1].lower()}{reason[1:]}.") from None
+view.__doc__ = f"{view.__doc__}\n\n\b\n{listing('views')}"
 
 
 def record(result: ViewResult, paths: list[Path]) -> dict[str, Any]:
@@ -111,10 +63,8 @@ def _look(chosen: Any, model: str, data: str, n: int, weights: Path | None, trus
     from faultlight.models.load import load_model
 
     images = load_data(data, n=n)
-    channels, height, width = images.x.shape[1:]
-    shape = channels, height, width
-    subject = load_model(model, weights=weights, classes=len(images.classes), shape=shape, trust=trust)
+    subject = load_model(model, weights=weights, classes=len(images.classes), shape=images.shape, trust=trust)
     result: ViewResult = chosen(subject, images)
-    if model.startswith("zoo:") and weights is None and result.panels:
-        typer.echo(f"{model} has no weights given: this is the net before any training (seed 0).", err=True)
+    for note in subject.notes:
+        typer.echo(inert(note.evidence), err=True)
     return result

@@ -13,8 +13,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from faultlight.errors import InputError
 
@@ -27,7 +28,7 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EO
 class _Member:
     name: str
     kind: str  # "file", "folder", or what else it is
-    content: IO[bytes] | None
+    content: BufferedIOBase | None
 
 
 def unpack(archive: Path, destination: Path, *, most_bytes: int, most_files: int = 100_000) -> None:
@@ -69,7 +70,7 @@ def _extract(archive: Path, folder: Path, most_bytes: int, most_files: int) -> N
         left -= _copy(member.content, target, left, archive)
 
 
-def _copy(content: IO[bytes], target: Path, most: int, archive: Path) -> int:
+def _copy(content: BufferedIOBase, target: Path, most: int, archive: Path) -> int:
     written = 0
     with target.open("xb") as file:
         while chunk := content.read(_CHUNK):
@@ -110,7 +111,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
                 yield _Member(info.filename, "folder" if kind == "file" else kind, None)
             else:
                 with opened.open(info) as content:
-                    yield _Member(info.filename, kind, content)
+                    yield _Member(info.filename, kind, cast(BufferedIOBase, content))
 
 
 def _tar_members(archive: Path, start: bytes, most_bytes: int) -> Iterator[_Member]:
@@ -119,12 +120,13 @@ def _tar_members(archive: Path, start: bytes, most_bytes: int) -> Iterator[_Memb
         with tarfile.open(fileobj=capped, mode="r|") as opened:
             for info in opened:
                 kind = "file" if info.isreg() else "folder" if info.isdir() else "the link or device"
-                yield _Member(info.name, kind, opened.extractfile(info) if info.isreg() else None)
+                content = opened.extractfile(info) if info.isreg() else None
+                yield _Member(info.name, kind, cast(BufferedIOBase | None, content))
 
 
-def _decompressed(archive: Path, start: bytes) -> IO[bytes]:
+def _decompressed(archive: Path, start: bytes) -> BufferedIOBase:
     if start.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], gzip.open(archive))
+        return gzip.open(archive)
     if start.startswith(b"BZh"):
         return bz2.open(archive)
     if start.startswith(b"\xfd7zXZ"):
@@ -135,7 +137,7 @@ def _decompressed(archive: Path, start: bytes) -> IO[bytes]:
 class _Capped:
     """A stream that refuses to give more than its cap: tarfile reads whole headers, which can be bombs too."""
 
-    def __init__(self, stream: IO[bytes], most: int, archive: Path) -> None:
+    def __init__(self, stream: BufferedIOBase, most: int, archive: Path) -> None:
         self._stream, self._left, self._archive = stream, most, archive
 
     def read(self, size: int) -> bytes:

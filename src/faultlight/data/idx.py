@@ -8,8 +8,8 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -62,15 +62,14 @@ def find_idx(folder: Path, stem: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedIOBase:
     """Open a file for reading, decompressing it when its content (not its name) says that it is gzip-compressed."""
-    stream = path.open("rb")
-    compressed = stream.read(2) == b"\x1f\x8b"
-    stream.seek(0)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if compressed else stream
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if compressed else path.open("rb")
 
 
-def _read(path: Path, stream: BinaryIO, dimensions: int) -> IdxFile:
+def _read(path: Path, stream: BufferedIOBase, dimensions: int) -> IdxFile:
     magic = stream.read(4)
     _check_magic(path, magic, bytes((0, 0, _UNSIGNED_BYTE, dimensions)))
     sizes = stream.read(4 * dimensions)

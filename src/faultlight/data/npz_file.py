@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 import numpy as np
 
@@ -43,14 +44,14 @@ def read_array(path: Path, name: str) -> np.ndarray:
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            return _read(path, name, stream, archive.getinfo(f"{name}.npy").file_size)
+            return _read(path, name, cast(BufferedIOBase, stream), archive.getinfo(f"{name}.npy").file_size)
     except InputError:
         raise
     except _DAMAGED as error:
         raise InputError(f"{name!r} of {str(path)!r} is damaged ({error}); save it again with numpy.savez.") from error
 
 
-def _read(path: Path, name: str, stream: IO[bytes], size: int) -> np.ndarray:
+def _read(path: Path, name: str, stream: BufferedIOBase, size: int) -> np.ndarray:
     shape, by_column, dtype = _header(stream)
     if dtype.hasobject:
         raise InputError(
@@ -65,7 +66,7 @@ def _read(path: Path, name: str, stream: IO[bytes], size: int) -> np.ndarray:
     return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if by_column else "C")
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(stream: BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)

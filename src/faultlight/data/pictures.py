@@ -98,7 +98,7 @@ def _decode(picture: Image.Image) -> np.ndarray:
     return _unit(picture.convert("L" if picture.mode in _GREY else "RGB"), 255)
 
 
-def _unit(picture: Image.Image, top: int) -> Float32[np.ndarray, ...]:
+def _unit(picture: Image.Image, top: int) -> np.ndarray:
     unit: np.ndarray = np.asarray(picture).astype(np.float32) / np.float32(top)
     return unit
 
@@ -115,4 +115,5 @@ def _resized(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     height, width = size
     # Pillow's bilinear widens its support when it shrinks, so nothing aliases; on floats it loses no bits.
     layers = [Image.fromarray(layer).resize((width, height), Image.Resampling.BILINEAR) for layer in pixels]
-    return np.clip(np.stack([np.asarray(layer) for layer in layers]), 0, 1)
+    whole: np.ndarray = np.clip(np.stack([np.asarray(layer) for layer in layers]), 0, 1)
+    return whole

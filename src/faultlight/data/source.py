@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from faultlight.data.images import Images
 from faultlight.errors import InputError
@@ -93,6 +93,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+@runtime_checkable
 class Source(Protocol):
     """One data format."""
 

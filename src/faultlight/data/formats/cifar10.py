@@ -58,11 +58,11 @@ class Cifar10:
 
     held_out: int = 10_000
     batch: int = 10_000
-    published: Published | None = CIFAR10
+    published: Published = CIFAR10
 
     def holds(self, path: Path) -> bool:
-        """Return whether a folder holds batches of these names."""
-        return (path / "test_batch").is_file() or (path / "data_batch_1").is_file()
+        """Return whether a folder holds all six batches."""
+        return all((path / name).is_file() for name, _ in self.published.md5)
 
     def splits(self, request: Request) -> tuple[str, ...]:
         """Return all three splits."""

@@ -31,7 +31,7 @@ class Digits:
 
     test: int = 360
     held_out: int = 180
-    published: Published | None = DIGITS
+    published: Published = DIGITS
 
     def holds(self, path: Path) -> bool:
         """Return False: this set is asked for by name."""

@@ -29,7 +29,7 @@ class Idx:
 
     def holds(self, path: Path) -> bool:
         """Return whether a folder holds the images of either part."""
-        return holds_idx(path)
+        return any(find_idx(path, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
 
     def splits(self, request: Request) -> tuple[str, ...]:
         """Return the splits whose files are there."""
@@ -39,11 +39,6 @@ class Idx:
     def load(self, request: Request) -> Images:
         """Return a split; ids are positions in the training or the test file."""
         return load_idx(Path(request.name), request, held_out=None, known={})
-
-
-def holds_idx(path: Path) -> bool:
-    """Return whether a folder holds IDX images named as MNIST's are."""
-    return any(find_idx(path, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
 
 
 def load_idx(folder: Path, request: Request, *, held_out: int | None, known: Mapping[str, str]) -> Images:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from faultlight.data.formats.idx import holds_idx, load_idx
+from faultlight.data.formats.idx import load_idx
+from faultlight.data.idx import find_idx
 from faultlight.data.images import Images
 from faultlight.data.places import locate
 from faultlight.data.source import Download, Published, Request
@@ -45,11 +46,11 @@ class Mnist:
     """
 
     held_out: int = 5_000
-    published: Published | None = MNIST
+    published: Published = MNIST
 
     def holds(self, path: Path) -> bool:
-        """Return whether a folder holds IDX files of these names."""
-        return holds_idx(path)
+        """Return whether a folder holds all four files."""
+        return all(find_idx(path, name) for name, _ in self.published.md5)
 
     def splits(self, request: Request) -> tuple[str, ...]:
         """Return all three splits."""
@@ -58,5 +59,4 @@ class Mnist:
 
     def load(self, request: Request) -> Images:
         """Return a split; ids are positions in the training or the test file."""
-        known = dict(self.published.md5) if self.published else {}
-        return load_idx(locate(self, request), request, held_out=self.held_out, known=known)
+        return load_idx(locate(self, request), request, held_out=self.held_out, known=dict(self.published.md5))

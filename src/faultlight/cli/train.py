@@ -1,0 +1,70 @@
+"""`faultlight train`: a recipe in, a folder with a trained network out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from faultlight.train.run import TrainResult
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A name that `faultlight recipes` lists, or the path of a .toml file.")],
+    data: Annotated[
+        str | None, typer.Option(help="digits, mnist, cifar10 or a path, in place of the recipe's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initial weights, shuffles and augmentation.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, such as optimiser.lr=0.01."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
+) -> None:
+    """Train a network by a recipe, and say whether it reached its target."""
+    from faultlight.train.recipe import load_recipe, parse_settings
+
+    flags: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed}
+    overrides = parse_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}
+    chosen = load_recipe(recipe, overrides)
+
+    # The recipe is checked first: a typo is answered before PyTorch has been loaded.
+    from faultlight.train import run
+
+    result = run.train(chosen, out=out or Path("runs") / chosen.name, resume=resume, device=device, quiet=json)
+    typer.echo(_as_json(result) if json else _as_text(result))
+
+
+def _as_json(result: TrainResult) -> str:
+    from dataclasses import asdict
+    from json import dumps
+
+    return dumps(asdict(result) | {"folder": str(result.folder)}, ensure_ascii=False)
+
+
+def _as_text(result: TrainResult) -> str:
+    from faultlight.progress import inert
+
+    right = round(result.test_accuracy * result.test_count)
+    lines = [
+        f"test accuracy   {100 * result.test_accuracy:.2f} % ({right:,} of {result.test_count:,} images, float32)",
+        f"checkpoint      epoch {result.best_epoch}, chosen by its validation accuracy of "
+        f"{100 * result.validation_accuracy:.2f} %",
+        f"target          {_verdict(result)}",
+        f"training        {result.seconds:.0f} s",
+        f"written to      {inert(str(result.folder))}",
+        f"next            faultlight audit {inert(str(result.folder))}",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(result: TrainResult) -> str:
+    if result.target is None:
+        return "none set"
+    return f"at least {100 * result.target:.2f} %: {'met' if result.met else 'NOT met'}"

@@ -1,0 +1,222 @@
+"""Recipes: named experiments in TOML, each with the figure it must reach."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from faultlight.errors import InputError, nearest
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Optimiser(_Table):
+    """How a gradient becomes a step; `momentum` and `nesterov` are SGD's, and Adam's β are (momentum, 0.999)."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adam"
+    lr: Positive = 1e-3
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 0.0
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_is_of_sgd(self) -> Optimiser:
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError("nesterov = true needs name = 'sgd' and a momentum above 0")
+        return self
+
+
+class Schedule(_Table):
+    """How the learning rate moves: the shape, and the share of all steps over which it first rises."""
+
+    name: Literal["constant", "linear", "cosine", "onecycle"] = "constant"
+    warmup: Fraction = 0.0
+
+
+class Augment(_Table):
+    """Random changes of the training images: shift in pixels, mirror image, rotation in degrees."""
+
+    shift: int = Field(default=0, ge=0)
+    flip: bool = False
+    rotate: float = Field(default=0.0, ge=0, le=180)
+
+
+class Target(_Table):
+    """The figure a recipe must reach, as a fraction."""
+
+    metric: Literal["test_accuracy"] = "test_accuracy"
+    at_least: float = Field(ge=0, le=1)
+
+
+class Recipe(_Table):
+    """Everything that decides what a training run computes.
+
+    Args:
+        name: letters, digits and hyphens.
+        title: one line for people.
+        model: a network of the zoo, such as "mnist-cnn".
+        options: further whole-number settings of that network, such as {width = 16}.
+        data: "digits", "mnist", "cifar10", or the path of a class folder or npz file.
+        objective: what is minimised; only "standard" (cross-entropy) so far.
+        epochs: passes over the training images, ≥ 1.
+        batch: images a step, ≥ 1; what is left over at the end of an epoch waits for the next shuffle.
+        optimiser: how a gradient becomes a step.
+        schedule: how the learning rate moves.
+        augment: random changes of the training images.
+        label_smoothing: share of the label's mass spread evenly over all classes, in [0, 1).
+        precision: float32; bf16 (products only, weights stay float32); auto: bf16 where the chip has units for it.
+        layout: how images lie in memory; auto: channels-last. The sums are the same but for rounding.
+        seed: of initial weights, shuffles and augmentation, in [0, 2⁶³).
+        ema: decay a step of the averaged weights that are validated and kept, in [0, 1); 0 keeps the plain ones.
+        split_seed: divides the training file into train and validation; the checkpoint is chosen on the latter.
+        target: the figure that the run must reach, if any.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")
+    title: str
+    model: str
+    options: dict[str, int] = {}
+    data: str
+    objective: Literal["standard"] = "standard"
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    label_smoothing: Fraction = 0.0
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    layout: Literal["auto", "contiguous", "channels-last"] = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    ema: Fraction = 0.0
+    split_seed: int = Field(default=0, ge=0, lt=2**63)
+    target: Target | None = None
+
+
+def load_recipe(spec: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Return a recipe by its name or the path of its .toml file.
+
+    Args:
+        spec: a name that `names()` lists, or a path ending in .toml.
+        overrides: values by dotted key, such as {"optimiser.lr": 0.01}, laid over the file's.
+
+    Raises:
+        InputError: no such recipe, text that is not TOML, a key that no recipe has, or a value of the wrong kind.
+    """
+    path = find(spec)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}; mend that line.") from None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}; give a recipe's name or the path of its file."
+        ) from None
+    for key, value in (overrides or {}).items():
+        _lay(content, key, value)
+    return parse_recipe(content, str(spec))
+
+
+def parse_recipe(content: Mapping[str, Any], source: str = "the recipe") -> Recipe:
+    """Return the recipe that nested tables describe.
+
+    Raises:
+        InputError: the first thing wrong, with the nearest known key or the values allowed.
+    """
+    try:
+        return Recipe.model_validate(dict(content))
+    except ValidationError as error:
+        raise InputError(f"{source}: {_sentence(error)}") from None
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Return {"optimiser.lr": 0.01} for ["optimiser.lr=0.01"]; values are read as TOML, else taken as text.
+
+    Raises:
+        InputError: a setting without "=", or an empty key.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not all(key.strip().split(".")):
+            raise InputError(f"--set needs key=value, such as optimiser.lr=0.01, not {setting!r}.")
+        found[key.strip()] = _value(value.strip())
+    return found
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the recipes that Faultlight carries, in alphabetical order."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def find(spec: str) -> Path:
+    """Return the file of a recipe by name or path.
+
+    Raises:
+        InputError: there is none; the message names the nearest.
+    """
+    if spec.endswith(".toml"):
+        return Path(spec).expanduser()
+    if spec in names():
+        return FOLDER / f"{spec}.toml"
+    raise InputError(f"there is no recipe named {spec!r} (nor is it a path ending in .toml); {nearest(spec, names())}.")
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one table by dotted key, in the order of the file."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    # Text such as "1\nseed = 3" would smuggle in a second key.
+    return parsed["value"] if set(parsed) == {"value"} else text
+
+
+def _lay(content: dict[str, Any], key: str, value: Any) -> None:
+    *tables, last = key.split(".")
+    for position, name in enumerate(tables):
+        inner = content.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{key!r} cannot be set: {'.'.join(tables[: position + 1])!r} holds a value, not a table.")
+        content = inner
+    content[last] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    dotted = ".".join(str(part) for part in first["loc"])
+    *parents, key = dotted.split(".")
+    if first["type"] == "extra_forbidden":
+        where = f" in [{'.'.join(parents)}]" if parents else ""
+        return f"there is no key {key!r}{where}; {nearest(key, _known(parents))}."
+    if first["type"] == "missing":
+        return f"the key {dotted!r} is missing; add it."
+    if first["type"] == "value_error":
+        return f"in [{dotted}], {first['ctx']['error']}."
+    reason = first["msg"].removeprefix("Input ")
+    return f"{dotted} {reason}, not {first['input']!r}."
+
+
+def _known(parents: Sequence[str]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "optimiser": Optimiser, "schedule": Schedule, "augment": Augment, "target": Target,
+    }  # fmt: skip
+    return list((tables[parents[0]] if parents else Recipe).model_fields)

@@ -1,0 +1,205 @@
+"""`train`: one recipe, one folder, one figure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from faultlight import files, stamp
+from faultlight.data.images import Images
+from faultlight.models import zoo
+from faultlight.models.load import load_model
+from faultlight.models.saved import RECORD as MODEL
+from faultlight.models.saved import save_model
+from faultlight.models.subject import Subject
+from faultlight.runtime import lock
+from faultlight.train import folder as place
+from faultlight.train.loop import Plan, fit
+from faultlight.train.memory import Splits, check_splits, load_splits, reside
+from faultlight.train.numerics import Numerics, decide, steady
+from faultlight.train.objectives import objective
+from faultlight.train.recipe import Recipe
+from faultlight.train.state import CHECKPOINT, State, restore, save, start
+
+_TEST_BATCH = 500
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run came to.
+
+    Args:
+        folder: where the records and the weights are.
+        test_accuracy: share of the test images classified correctly, in float32.
+        test_count: how many test images there are.
+        best_epoch: the epoch, from 1, whose weights were kept.
+        validation_accuracy: of that epoch.
+        seconds: spent on training, over all resumptions.
+        target: the figure the recipe has to reach, or None.
+        met: whether it was reached; None without a target.
+    """
+
+    folder: Path
+    test_accuracy: float
+    test_count: int
+    best_epoch: int
+    validation_accuracy: float
+    seconds: float
+    target: float | None
+    met: bool | None
+
+    def subject(self) -> Subject:
+        """Return the trained network, ready to be tested."""
+        return load_model(str(self.folder))
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path | str,
+    data: Splits | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> TrainResult:
+    """Train a network of the zoo by a recipe, and write the run's folder.
+
+    Args:
+        recipe: everything that is computed, from `load_recipe` or built in code.
+        out: the folder; it gets run.toml, stamp.json, model.json, model.safetensors and records/training.json.
+        data: the three splits; None loads those of `recipe.data`.
+        resume: go on with the run in the folder, from its last checkpoint; where there is none, begin.
+        device: "cpu", "cuda" or "cuda:1".
+        quiet: show no progress.
+
+    Returns:
+        The figures; the test images were looked at once, after the checkpoint had been chosen on the validation images.
+
+    Raises:
+        InputError: the folder holds another run or is in use, the data or the network cannot be had, or the loss
+            became NaN.
+        KeyboardInterrupt: Ctrl-C was pressed; the state is kept and `resume` goes on from it.
+    """
+    out = Path(out)
+    numerics = decide(recipe, device)
+    with lock(out):
+        place.check_free(out, resume)
+        place.clear_leftovers(out)
+        began = time.monotonic()
+        splits = check_splits(data) if data else load_splits(recipe.data, recipe.split_seed)
+        # Built before anything is written, so that a misspelt name leaves no folder that looks like a run.
+        family = _family(recipe, splits.train)
+        state = start(numerics.place(zoo.build_family(family, recipe.seed)), recipe)
+        content = _agree(out, place.asked(recipe, numerics, splits.fingerprints(), torch.get_num_threads()))
+        if (out / place.RECORD).exists() and not (out / CHECKPOINT).exists():
+            return _result(out, files.read_json(out / place.RECORD))
+        task = _Task(recipe, out, splits, numerics, family, content["data"], quiet)
+        with steady(content["numerics"]["threads"]):
+            return _train(task, state, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Task:
+    recipe: Recipe
+    out: Path
+    splits: Splits
+    numerics: Numerics
+    family: zoo.Family
+    fingerprints: dict[str, str]
+    quiet: bool
+
+
+def _agree(out: Path, now: dict[str, Any]) -> dict[str, Any]:
+    before = place.read_asked(out)
+    if before is None:
+        place.write_asked(out, now)
+        return now
+    place.check_same(out, before, now)
+    return before
+
+
+def _train(task: _Task, state: State, loading: float) -> TrainResult:
+    restore(state, task.out)
+    fit(_plan(task), state)
+    began = time.monotonic()
+    module = _chosen(task.family, state)
+    record = _record(task.recipe, state, _measure(module, task.splits.test, task.numerics.device))
+    save_model(task.out, task.recipe.model, task.family, module)
+    files.write_json(task.out / place.RECORD, record)
+    _stamp(task, {"load": loading, "train": record["seconds"], "test": time.monotonic() - began})
+    # Last, because a run without a checkpoint but with a record is a finished one.
+    (task.out / CHECKPOINT).unlink()
+    return _result(task.out, record)
+
+
+def _plan(task: _Task) -> Plan:
+    device = task.numerics.device
+    return Plan(
+        recipe=task.recipe,
+        objective=objective(task.recipe.objective),
+        numerics=task.numerics,
+        train=reside(task.splits.train, device),
+        validation=reside(task.splits.validation, device),
+        keep=lambda state: save(state, task.out),
+        quiet=task.quiet,
+    )
+
+
+def _family(recipe: Recipe, images: Images) -> zoo.Family:
+    channels, height, width = images.x.shape[1:]
+    return zoo.family(recipe.model, classes=len(images.classes), shape=(channels, height, width), **recipe.options)
+
+
+def _chosen(family: zoo.Family, state: State) -> nn.Module:
+    assert state.best is not None, "no epoch was finished"
+    module = zoo.build_family(family)
+    module.load_state_dict(state.best.weights)
+    return module.eval()
+
+
+def _measure(module: nn.Module, images: Images, device: str) -> Int64[Tensor, "classes classes"]:
+    """Return how many images of each class (rows) were taken for each class (columns), as an audit would see it."""
+    classes = len(images.classes)
+    subject = Subject(module, classes, device=device)
+    with torch.no_grad():
+        found = torch.cat([subject(x.to(device)).argmax(1).cpu() for x in torch.split(images.x, _TEST_BATCH)])
+    return torch.bincount(images.y * classes + found, minlength=classes**2).view(classes, classes)
+
+
+def _record(recipe: Recipe, state: State, confusion: Tensor) -> dict[str, Any]:
+    assert state.best is not None, "no epoch was finished"
+    accuracy = int(confusion.diagonal().sum()) / int(confusion.sum())
+    return {
+        "schema": place.SCHEMA,
+        "recipe": recipe.name,
+        "epochs": state.history,
+        "best_epoch": state.best.epoch,
+        "validation_accuracy": state.best.accuracy,
+        "seconds": round(sum(epoch["seconds"] for epoch in state.history), 3),
+        "test_accuracy": accuracy,
+        "test_count": int(confusion.sum()),
+        "target": recipe.target.model_dump() if recipe.target else None,
+        "met": accuracy >= recipe.target.at_least if recipe.target else None,
+        "confusion": confusion.tolist(),
+    }
+
+
+def _stamp(task: _Task, timings: dict[str, float]) -> None:
+    hashes = {f"data/{name}": value for name, value in task.fingerprints.items()}
+    hashes["model"] = files.read_json(task.out / MODEL)["weights_sha256"]
+    rounded = {name: round(seconds, 3) for name, seconds in timings.items()}
+    record = stamp.collect(seed=task.recipe.seed, device=task.numerics.device, hashes=hashes, timings=rounded)
+    files.write_json(task.out / "stamp.json", record)
+
+
+def _result(out: Path, record: Mapping[str, Any]) -> TrainResult:
+    target = record["target"]["at_least"] if record["target"] else None
+    figures = {name: record[name] for name in ("test_accuracy", "test_count", "best_epoch", "validation_accuracy")}
+    return TrainResult(out, **figures, seconds=record["seconds"], target=target, met=record["met"])

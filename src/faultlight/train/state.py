@@ -1,0 +1,150 @@
+"""Where a run stands, and how that is kept so that a killed run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from faultlight import files
+from faultlight.errors import InputError
+from faultlight.train.recipe import Recipe
+
+CHECKPOINT = "checkpoint.pt"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that did best on the validation images so far.
+
+    Args:
+        epoch: from 1.
+        accuracy: on the validation images, in [0, 1].
+        loss: mean cross-entropy there; of equal accuracies the lower loss is better.
+        weights: the state dict, on the CPU.
+    """
+
+    epoch: int
+    accuracy: float
+    loss: float
+    weights: dict[str, Tensor]
+
+    def beaten_by(self, accuracy: float, loss: float) -> bool:
+        """Return whether another epoch did better; the earlier one wins a tie."""
+        return (accuracy, -loss) > (self.accuracy, -self.loss)
+
+
+@dataclass
+class State:
+    """Everything that changes while a run goes on; the loop alone changes it.
+
+    Args:
+        model: the network that learns.
+        optimiser: with its momenta.
+        average: the averaged network, if the recipe has `ema`.
+        epoch: epochs finished.
+        step: steps finished of the epoch under way.
+        sums: of the loss and of every metric over those steps, float64.
+        seconds: spent on the epoch under way.
+        history: one record for each epoch finished.
+        best: the best epoch so far.
+    """
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    average: nn.Module | None
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: Best | None = None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept: the averaged one where there is one."""
+        return self.average or self.model
+
+    def is_finite(self) -> bool:
+        """Return whether no loss and no weight is NaN or infinite."""
+        numbers = [*self.sums.values(), *self.model.parameters()]
+        return bool(torch.stack([torch.isfinite(each).all() for each in numbers]).all())
+
+
+def start(model: nn.Module, recipe: Recipe) -> State:
+    """Return the state before the first step of a network that is already on its device."""
+    average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
+    return State(model, _optimiser(model, recipe), average)
+
+
+def save(state: State, folder: Path) -> None:
+    """Keep the state in the folder's checkpoint; a kill while this writes leaves the older one whole."""
+    content = {
+        "schema": SCHEMA,
+        "model": state.model.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "average": state.average.state_dict() if state.average else None,
+        "best": asdict(state.best) if state.best else None,
+        **{key: getattr(state, key) for key in ("epoch", "step", "sums", "seconds", "history")},
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    files.write_bytes(folder / CHECKPOINT, buffer.getvalue())
+
+
+def restore(state: State, folder: Path) -> bool:
+    """Bring a fresh state to where the folder's checkpoint stands; without a checkpoint it stays fresh.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        InputError: the checkpoint is damaged, or is not one of this model.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return False
+    try:
+        _fill(state, torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path} is damaged ({_first_line(error)}); delete it, and --resume starts from the beginning."
+        ) from None
+    return True
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    spec = recipe.optimiser
+    weights = list(model.parameters())
+    if spec.name == "sgd":
+        return torch.optim.SGD(
+            weights, spec.lr, spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov, fused=True
+        )
+    kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
+    return kind(weights, spec.lr, betas=(spec.momentum, 0.999), weight_decay=spec.weight_decay, fused=True)
+
+
+def _fill(state: State, content: Mapping[str, Any]) -> None:
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"schema {content['schema']} where {SCHEMA} is due")
+    state.model.load_state_dict(content["model"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    if state.average:
+        state.average.load_state_dict(content["average"])
+    device = next(state.model.parameters()).device
+    state.sums = {name: value.to(device) for name, value in content["sums"].items()}
+    state.best = Best(**content["best"]) if content["best"] else None
+    for key in ("epoch", "step", "seconds", "history"):
+        setattr(state, key, content[key])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from faultlight.errors import InputError
 from faultlight.views._draw import draw, shrink
@@ -29,17 +30,12 @@ def a_result(**changes: Any) -> ViewResult:
     return dataclasses.replace(whole, **changes)
 
 
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+def texts(figure: Figure, role: str) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts if text.get_label() == role]
 
 
-def titles(figure: Figure) -> list[str]:
-    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-
-
-def colour_bars(figure: Figure) -> list[list[str]]:
-    bars = [axes for axes in figure.axes if not axes.get_title(loc="left")]
-    return [[label.get_text() for label in axes.get_yticklabels()] for axes in bars]
+def pictures(figure: Figure, role: str = "panel") -> list[AxesImage]:
+    return [image for image in figure.axes[0].images if image.get_label() == role]
 
 
 def test_values_without_a_sign_get_a_scale_from_zero() -> None:
@@ -58,7 +54,7 @@ def test_what_is_not_drawn_does_not_stretch_the_scale() -> None:
 
 def test_signed_panels_are_drawn_with_the_middle_of_the_map_at_zero() -> None:
     values = np.array([[-1.0, 0.25], [0.0, 4.0]])
-    (image,) = draw([Panel("signed", values, scale_of(values))], 1, "").axes[0].images
+    (image,) = pictures(draw([Panel("signed", values, scale_of(values))], 1, ""))
     assert (image.norm.vmin, image.norm.vmax) == (-4.0, 4.0)
     assert image.norm(0.0) == 0.5
     red, _, blue, _ = image.cmap(image.norm(4.0))
@@ -68,35 +64,68 @@ def test_signed_panels_are_drawn_with_the_middle_of_the_map_at_zero() -> None:
 def test_panels_of_one_scale_share_the_colours_and_one_bar_with_its_numbers() -> None:
     small, large = np.array([[1.0]]), np.array([[4.0]])
     figure = draw([Panel("a", small, UNSIGNED), Panel("b", large, UNSIGNED)], 2, "")
-    drawn = [axes.images[0].norm(1.0) for axes in figure.axes if axes.images]
-    assert drawn == [0.25, 0.25]
-    assert colour_bars(figure) == [["0", "4"]]
+    assert [image.norm(1.0) for image in pictures(figure)] == [0.25, 0.25]
+    assert len(pictures(figure, "scale")) == 1
+    assert texts(figure, "end") == ["0", "4"]
 
 
 def test_panels_of_two_scales_have_a_bar_each() -> None:
     panels = [Panel("a", np.array([[1.0]]), UNSIGNED), Panel("b", np.array([[-1.0]]), Scale("signed", -2.0, 2.0))]
-    assert colour_bars(draw(panels, 2, "")) == [["0", "4"], ["-2", "0", "2"]]
+    figure = draw(panels, 2, "")
+    assert texts(figure, "end") == ["0", "4", "-2", "0", "2"]
+    for bar, panel in zip(pictures(figure, "scale"), pictures(figure), strict=True):
+        assert (bar.norm.vmin, bar.norm.vmax, bar.cmap.name) == (panel.norm.vmin, panel.norm.vmax, panel.cmap.name)
+        assert (bar.get_array()[0, 0], bar.get_array()[-1, 0]) == (bar.norm.vmax, bar.norm.vmin), (
+            "the top is the high end"
+        )
 
 
 def test_each_row_of_panels_prints_its_scale() -> None:
-    assert len(colour_bars(draw([Panel("a", np.array([[1.0]]), UNSIGNED)] * 4, 2, ""))) == 2
+    figure = draw([Panel("a", np.array([[1.0]]), UNSIGNED)] * 4, 2, "")
+    assert texts(figure, "end") == ["0", "4"] * 2
+
+
+def test_a_panel_keeps_its_shape_and_stays_in_its_cell() -> None:
+    figure = draw([Panel("wide", np.ones((2, 4)), UNSIGNED), Panel("tall", np.ones((3, 1)), UNSIGNED)], 2, "", side=2.0)
+    (left, right, bottom, top), (left2, right2, bottom2, top2) = (image.get_extent() for image in pictures(figure))
+    assert (right - left, top - bottom) == pytest.approx((2.0, 1.0))
+    assert (right2 - left2, top2 - bottom2) == pytest.approx((2 / 3, 2.0))
+    width, height = figure.get_size_inches()
+    assert top == top2
+    assert right < left2
+    assert left > 0
+    assert right2 < width
+    assert bottom2 > 0
+    assert top < height
+
+
+def test_the_first_row_of_an_array_is_drawn_above() -> None:
+    figure = draw([Panel("a", np.array([[1.0], [0.0]]))], 1, "")
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())
+    left, right, bottom, top = pictures(figure)[0].get_extent()
+    height, dots = figure.get_size_inches()[1], figure.dpi
+    column = int((left + right) / 2 * dots)
+    upper, lower = (int((height - y) * dots) for y in (top - 0.3, bottom + 0.3))
+    assert drawn[upper, column, 0] == 255
+    assert drawn[lower, column, 0] == 0
 
 
 def test_an_image_is_shown_as_it_is() -> None:
-    (image,) = draw([Panel("dim", np.array([[0.2, 0.3]]))], 1, "").axes[0].images
+    (image,) = pictures(draw([Panel("dim", np.array([[0.2, 0.3]]))], 1, ""))
     assert (image.norm.vmin, image.norm.vmax) == (0, 1), "never stretched to its own range"
 
 
 def test_an_all_zero_map_says_so() -> None:
     zero, other = np.zeros((3, 3)), np.eye(3)
-    assert texts(draw([Panel("a", zero, scale_of(zero))], 1, "")) == ["all zero"]
-    assert texts(draw([Panel("a", zero, UNSIGNED)], 1, "")) == ["all zero"]
-    assert texts(draw([Panel("a", other, UNSIGNED)], 1, "")) == []
+    assert texts(draw([Panel("a", zero, scale_of(zero))], 1, ""), "note") == ["all zero"]
+    assert texts(draw([Panel("a", zero, UNSIGNED)], 1, ""), "note") == ["all zero"]
+    assert texts(draw([Panel("a", other, UNSIGNED)], 1, ""), "note") == []
 
 
 def test_predicted_classes_are_written_into_their_cells() -> None:
     classes = Scale("classes", names=("a", "b", "c"))
-    assert texts(draw([Panel("predicted", np.array([[2, 0]]), classes)], 1, "")) == ["2", "0"]
+    assert texts(draw([Panel("predicted", np.array([[2, 0]]), classes)], 1, ""), "cell") == ["2", "0"]
 
 
 def test_the_background_is_painted_so_that_a_dark_page_shows_the_same() -> None:
@@ -111,14 +140,16 @@ def test_drawing_leaves_no_figure_in_the_global_state() -> None:
 
 def test_a_result_without_panels_is_drawn_as_its_words() -> None:
     figure = a_result(panels=(), words="one\ntwo").figure()
-    assert [text.get_text() for text in figure.texts] == ["one\ntwo"]
+    assert texts(figure, "words") == ["one\ntwo"]
 
 
 @pytest.mark.parametrize("name", ["$x^{$", "</script>", "=cmd()", "\\frac{"])
 def test_a_hostile_class_name_is_drawn_as_plain_text(name: str) -> None:
     result = a_result(panels=(Panel(name, np.eye(2)),))
-    assert titles(result.figure()) == [name]
-    assert ElementTree.fromstring(result._render("svg")).tag.endswith("svg"), "mathematics would have failed to parse"
+    assert texts(result.figure(), "title") == [name]
+    assert ElementTree.fromstring(result._drawings("svg")["svg"]).tag.endswith("svg"), (
+        "mathematics would have failed to parse"
+    )
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
@@ -154,8 +185,8 @@ def test_a_notebook_gets_the_png() -> None:
 
 
 def test_a_drawing_names_its_parts() -> None:
-    assert titles(a_result().figure()) == ["image", "a map"]
-    assert re.search(rb"<image", a_result()._render("svg"))
+    assert texts(a_result().figure(), "title") == ["image", "a map"]
+    assert re.search(rb"<image", a_result()._drawings("svg")["svg"])
 
 
 def test_a_large_map_is_thinned_to_the_strongest_of_each_block() -> None:

@@ -1,4 +1,7 @@
-"""Panels into a matplotlib Figure: fixed cells, one colour bar for each shared scale of a row, nothing global."""
+"""Panels into a matplotlib Figure: fixed cells, one colour bar for each shared scale of a row, nothing global.
+
+All panels stand in one Axes whose unit is the inch: an Axes each would cost a hundred times a picture's own drawing.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from faultlight.views._result import Panel, Scale
 
 # Inches. The background is painted, not left clear, so that a drawing reads the same on a light and on a dark page.
-TITLE, GAP, BAR = 0.4, 0.12, 0.62
+TITLE, GAP, BAR, BAR_WIDTH, LEAST_BAR = 0.4, 0.12, 0.62, 0.09, 0.5
 PAPER, INK, FAINT = "#ffffff", "#1f2328", "#8c959f"
 DOTS_PER_INCH = 110
 # A map with more dots than this a side is thinned for the drawing (never in the arrays): no screen shows more.
@@ -44,29 +48,23 @@ def draw(panels: Sequence[Panel], columns: int, words: str, side: float = 1.6) -
     for column in range(min(columns, len(panels))):
         lefts.append(lefts[-1] + side + (BAR if any(barred[column::columns]) else GAP))
     height = -(-len(panels) // columns) * (side + TITLE) + GAP
-    figure = _blank(lefts[-1], height)
+    figure, axes = _page(lefts[-1], height)
     for index, panel in enumerate(panels):
         row, column = divmod(index, columns)
-        corner = lefts[column], height - (row + 1) * (side + TITLE)
-        _paint(_axes(figure, *corner, side, side), panel, side)
+        left, top = lefts[column], height - row * (side + TITLE) - TITLE
+        _write(axes, left, top + 0.04, _wrapped(panel.title, side), "title", va="bottom")
+        bottom = _paint(axes, panel, left, top, side)
         if barred[index]:
-            tall = max(0.5, side * min(1.0, panel.values.shape[0] / panel.values.shape[1]))
-            _bar(_axes(figure, corner[0] + side + 0.05, corner[1] + side - tall, 0.09, tall), panel.scale)
+            _bar(axes, panel.scale, left + side + 0.05, min(bottom, top - LEAST_BAR), top)
     return figure
-
-
-def _ends_scale(panels: Sequence[Panel], index: int, columns: int) -> bool:
-    """Whether a colour bar belongs to the right of a panel: the next one of its row has another scale, or none."""
-    if panels[index].scale.kind not in ("signed", "unsigned"):
-        return False
-    last = (index + 1) % columns == 0 or index + 1 == len(panels)
-    return last or panels[index + 1].scale != panels[index].scale
 
 
 def render(figure: Figure, form: Literal["png", "svg"]) -> bytes:
     """Return a figure as the bytes of a PNG or SVG file, the same bytes each time."""
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "faultlight", "svg.fonttype": "path"}):
+    # Composed into one raster, the pictures of an SVG would lose their own resolution.
+    settings: dict[Any, Any] = {"svg.hashsalt": "faultlight", "svg.fonttype": "path", "image.composite_image": False}
+    with mpl.rc_context(settings):
         figure.savefig(buffer, format=form, metadata={"Date": None} if form == "svg" else {"Software": "faultlight"})
     return buffer.getvalue()
 
@@ -84,62 +82,81 @@ def shrink(values: NDArray[Any], limit: int = LARGEST_SIDE) -> NDArray[Any]:
     return np.take_along_axis(blocks, strongest[..., None], axis=2)[..., 0]
 
 
-def _blank(width: float, height: float) -> Figure:
+def _page(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
     FigureCanvasAgg(figure)
-    return figure
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    whole_width, whole_height = figure.get_size_inches()
-    return figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    return figure, axes
 
 
 def _page_of_words(words: str) -> Figure:
     lines = words.splitlines() or [""]
     width, height = 0.075 * max(map(len, lines)) + 0.4, 0.16 * len(lines) + 0.4
-    figure = _blank(max(width, 1.0), height)
-    figure.text(0.2 / width, 1 - 0.2 / height, words, family="monospace", size=8, va="top", color=INK, parse_math=False)
+    figure, axes = _page(width, height)
+    _write(axes, 0.2, height - 0.2, words, "words", size=8.0, family="monospace", va="top")
     return figure
 
 
-def _paint(axes: Axes, panel: Panel, side: float) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_anchor("NW")
-    for spine in axes.spines.values():
-        spine.set_color(FAINT)
-        spine.set_linewidth(0.5)
+def _ends_scale(panels: Sequence[Panel], index: int, columns: int) -> bool:
+    """Whether a colour bar belongs to the right of a panel: the next one of its row has another scale, or none."""
+    if panels[index].scale.kind not in ("signed", "unsigned"):
+        return False
+    last = (index + 1) % columns == 0 or index + 1 == len(panels)
+    return last or panels[index + 1].scale != panels[index].scale
+
+
+def _wrapped(title: str, side: float) -> str:
+    return "\n".join(textwrap.wrap(title, int(21 * side))[:3])
+
+
+def _write(axes: Axes, x: float, y: float, text: str, role: str, size: float = 6.5, **style: Any) -> None:
     # Class and layer names are other people's text: no line of it may be read as mathematics.
-    title = "\n".join(textwrap.wrap(panel.title, int(21 * side))[:3])
-    axes.set_title(title, size=6.5, loc="left", pad=2.5, color=INK, parse_math=False)
-    if panel.scale.kind == "image":
-        axes.imshow(panel.values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        return
-    values = shrink(panel.values)
-    axes.imshow(values, cmap=_colours(panel.scale), norm=_norm(panel.scale), interpolation="nearest")
+    axes.text(x, y, text, size=size, color=INK, parse_math=False, label=role, **style)
+
+
+def _paint(axes: Axes, panel: Panel, left: float, top: float, side: float) -> float:
+    """Paint a panel into the square whose upper left corner is given, and return where it ends below."""
+    values = panel.values if panel.scale.kind == "image" else shrink(panel.values)
+    rows, columns = values.shape[0], values.shape[1]
+    cell = side / max(rows, columns)
+    extent: tuple[float, float, float, float] = (left, left + cell * columns, top - cell * rows, top)
+    _add_image(axes, values, panel.scale, extent, "panel")
+    middle = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
     if panel.scale.kind == "classes":
-        _write_classes(axes, values, side)
-    elif not np.nan_to_num(values).any():
-        style = {"boxstyle": "round", "facecolor": PAPER, "edgecolor": FAINT}
-        axes.text(
-            0.5, 0.5, "all zero", transform=axes.transAxes, ha="center", va="center", size=8, color=INK, bbox=style
-        )
+        _write_classes(axes, values, left, top, cell)
+    elif panel.scale.kind != "image" and not np.nan_to_num(values).any():
+        box = {"boxstyle": "round", "facecolor": PAPER, "edgecolor": FAINT}
+        _write(axes, *middle, "all zero", "note", size=8.0, ha="center", va="center", bbox=box)
+    return extent[2]
 
 
-def _write_classes(axes: Axes, values: NDArray[Any], side: float) -> None:
+def _add_image(
+    axes: Axes, values: NDArray[Any], scale: Scale, extent: tuple[float, float, float, float], role: str
+) -> None:
+    image = AxesImage(
+        axes, cmap=_colours(scale), norm=_norm(scale), interpolation="nearest", extent=extent, origin="upper"
+    )
+    image.set_data(values)
+    image.set_label(role)
+    axes.add_image(image)
+    corner, width, height = (extent[0], extent[2]), extent[1] - extent[0], extent[3] - extent[2]
+    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=FAINT, linewidth=0.5))
+
+
+def _write_classes(axes: Axes, values: NDArray[Any], left: float, top: float, cell: float) -> None:
     if max(values.shape) > LARGEST_NUMBERED_SIDE:
         return
-    size = min(8, 37 * side / max(values.shape))
     for (row, column), label in np.ndenumerate(values):
-        axes.text(column, row, f"{int(label)}", ha="center", va="center", size=size, color=INK)
+        x, y = left + (column + 0.5) * cell, top - (row + 0.5) * cell
+        _write(axes, x, y, f"{int(label)}", "cell", size=min(8.0, 37 * cell), ha="center", va="center")
 
 
 def _colours(scale: Scale) -> Colormap:
     if scale.kind == "classes":
         # Pale, so that the class numbers written over them can be read.
         return ListedColormap([mpl.colormaps["tab20"](2 * label % 20 + 1) for label in range(len(scale.names))])
-    return mpl.colormaps["RdBu_r" if scale.kind == "signed" else "viridis"]
+    return mpl.colormaps[{"image": "gray", "signed": "RdBu_r", "unsigned": "viridis"}[scale.kind]]
 
 
 def _norm(scale: Scale) -> Normalize:
@@ -149,9 +166,10 @@ def _norm(scale: Scale) -> Normalize:
     return Normalize(scale.low, scale.high if scale.high > scale.low else scale.low + 1)
 
 
-def _bar(axes: Axes, scale: Scale) -> None:
-    bar = axes.figure.colorbar(ScalarMappable(_norm(scale), _colours(scale)), cax=axes)
-    bar.outline.set_visible(False)
-    ticks = [scale.low, 0.0, scale.high] if scale.kind == "signed" else [scale.low, scale.high]
-    bar.set_ticks(sorted(set(ticks)), labels=[f"{tick:.3g}" for tick in sorted(set(ticks))])
-    bar.ax.tick_params(labelsize=6, length=2, width=0.5, pad=1.5, colors=INK)
+def _bar(axes: Axes, scale: Scale, left: float, bottom: float, top: float) -> None:
+    ramp = np.linspace(scale.high, scale.low, 256)[:, None]
+    _add_image(axes, ramp, scale, (left, left + BAR_WIDTH, bottom, top), "scale")
+    ticks = {scale.low: 0.0, scale.high: 1.0} | ({0.0: 0.5} if scale.kind == "signed" else {})
+    for tick, place in sorted(ticks.items()):
+        y = bottom + 0.05 + place * (top - bottom - 0.1)
+        _write(axes, left + BAR_WIDTH + 0.03, y, f"{tick:.3g}", "end", size=6.0, va="center")

@@ -123,21 +123,21 @@ class ViewResult:
         contents = {
             "npz": _npz(self.arrays),
             "json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n",
-            "png": self._render("png"),
-            "svg": self._render("svg"),
+            **self._drawings("png", "svg"),
         }
         paths = [folder / f"{self.name}.{suffix}" for suffix in contents]
         for path, content in zip(paths, contents.values(), strict=True):
             files.write_bytes(path, content)
         return paths
 
-    def _render(self, form: Literal["png", "svg"]) -> bytes:
+    def _drawings(self, *forms: Literal["png", "svg"]) -> dict[str, bytes]:
         from faultlight.views._draw import render
 
-        return render(self.figure(), form)
+        figure = self.figure()
+        return {form: render(figure, form) for form in forms}
 
     def _repr_png_(self) -> bytes:
-        return self._render("png")
+        return self._drawings("png")["png"]
 
 
 def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64
@@ -31,6 +31,7 @@ Rows = Int64[Tensor, " n"]
 LossFunction = Callable[[Tensor, slice], Tensor]
 
 
+@runtime_checkable
 class Oracle(Protocol):
     """What answers an attack's questions about the model: it counts passes and remembers each point and its logits."""
 
@@ -100,6 +101,7 @@ class Problem:
         return self.step + (self.restart << 32) + ((self.target + 1) << 44)
 
 
+@runtime_checkable
 class Attack(Protocol):
     """A frozen dataclass of hyper-parameters that proposes candidates; see the module's text."""
 

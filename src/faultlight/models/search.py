@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
-from torch.fx import symbolic_trace
-from torch.fx.experimental import optimization
+from torch.fx import GraphModule, Node, symbolic_trace
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from faultlight import losses
 from faultlight.models.subject import Subject
@@ -89,12 +88,31 @@ def folded(module: nn.Module) -> nn.Module:
     Nets that cannot be traced are copied as they are.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fused: nn.Module = optimization.fuse(symbolic_trace(copy.deepcopy(module)), inplace=True)
+        traced = symbolic_trace(copy.deepcopy(module))
     except Exception:  # tracing runs the model's own code, which may raise anything
         return copy.deepcopy(module)
-    return fused.eval()
+    modules = dict(traced.named_modules())
+    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
+    for node in calls:
+        _fold(node, calls, modules, traced)
+    traced.graph.lint()
+    traced.recompile()
+    return traced.eval()
+
+
+def _fold(node: Node, calls: list[Node], modules: dict[str, nn.Module], traced: GraphModule) -> None:
+    """Fold the batch norm that a node calls into the convolution before it, if nothing else uses either."""
+    before = node.args[0] if node.args else None
+    if not isinstance(before, Node) or before not in calls or len(before.users) > 1:
+        return
+    norm, convolution = modules[str(node.target)], modules[str(before.target)]
+    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(convolution, nn.Conv2d) or norm.running_mean is None:
+        return
+    if sum(call.target in (node.target, before.target) for call in calls) > 2:
+        return
+    traced.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+    node.replace_all_uses_with(before)
+    traced.graph.erase_node(node)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

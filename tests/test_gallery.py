@@ -177,6 +177,23 @@ def test_a_net_without_a_gradient_has_zero_saliency() -> None:
     assert not arrays["saliency_clean"].any()
 
 
+class Root(nn.Module):
+    """Its gradient is infinite where a pixel is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3].sqrt()
+
+
+def test_an_infinite_gradient_does_not_stretch_the_scale() -> None:
+    images, twins, facts = failures()
+    images.x[0, 0, 0, 0] = 0
+    record, arrays = build_gallery(Subject(Root().eval(), 3), images, twins, facts)
+    assert np.isinf(arrays["saliency_clean"]).sum() == 1
+    json.dumps(record, allow_nan=False)
+    finite = np.concatenate([arrays[f"saliency_{half}"].ravel() for half in ("clean", "twin")])
+    assert record["scales"]["saliency"] == finite[np.isfinite(finite)].max()
+
+
 def test_what_is_not_one_for_one_is_refused() -> None:
     images, twins, facts = failures()
     with pytest.raises(InputError, match="one for one"):

@@ -146,7 +146,9 @@ def _halves(key: str, both: Tensor) -> Mapping[str, Tensor]:
 
 
 def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
+    # A gradient may be infinite where the net has a pole; such a place is left out of the scale, not of the arrays.
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if len(finite) else 0.0
 
 
 @torch.no_grad()

@@ -32,7 +32,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-bench
-	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for name in $$(grep -l __main__ benchmarks/*.py | xargs -n 1 basename -s .py); do \
+	  echo "== $$name"; $(BIN)/python -m "benchmarks.$$name" || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,147 @@
+"""Recipes: what they hold, how settings are laid over them, and what a typo is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faultlight.cli import main
+from faultlight.errors import InputError
+from faultlight.models import zoo
+from faultlight.train.recipe import FOLDER, Recipe, flatten, load_recipe, names, parse_recipe, parse_settings
+
+LEAST: dict[str, Any] = {
+    "name": "x", "title": "x", "model": "digits-cnn", "data": "digits", "epochs": 1, "batch": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_carried_recipe_is_named_after_its_file_trains_a_known_network_and_has_a_target(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.model in zoo.names()
+    assert recipe.target is not None
+
+
+def test_the_founding_recipe_is_adam_5e_4_batch_64_ten_epochs_in_float32() -> None:
+    recipe = load_recipe("mnist-cnn-plain")
+    assert (recipe.optimiser.name, recipe.optimiser.lr, recipe.batch, recipe.epochs) == ("adam", 5e-4, 64, 10)
+    assert (recipe.precision, recipe.schedule.name, recipe.augment.shift) == ("float32", "constant", 0)
+
+
+def test_settings_are_read_as_toml_and_else_as_text() -> None:
+    found = parse_settings(
+        ["optimiser.lr=1e-2", "epochs = 3", "augment.flip=true", "data=mnist", "title=a b", "x=[1, 2]"]
+    )
+    assert found == {
+        "optimiser.lr": 0.01,
+        "epochs": 3,
+        "augment.flip": True,
+        "data": "mnist",
+        "title": "a b",
+        "x": [1, 2],
+    }
+
+
+def test_a_setting_cannot_smuggle_in_a_second_key() -> None:
+    assert parse_settings(["epochs=1\nseed = 3"]) == {"epochs": "1\nseed = 3"}
+
+
+@pytest.mark.parametrize("setting", ["epochs", "=3", "optimiser.=3", ".lr=3"])
+def test_a_setting_without_key_or_value_is_refused(setting: str) -> None:
+    with pytest.raises(InputError, match="--set needs key=value"):
+        parse_settings([setting])
+
+
+def test_settings_are_laid_over_the_file_and_the_rest_stays() -> None:
+    recipe = load_recipe("mnist-cnn", {"optimiser.lr": 0.5, "epochs": 2, "options.width": 3})
+    plain = load_recipe("mnist-cnn")
+    assert (recipe.optimiser.lr, recipe.epochs, recipe.options) == (0.5, 2, {"width": 3})
+    assert (recipe.optimiser.name, recipe.schedule, recipe.batch) == (plain.optimiser.name, plain.schedule, plain.batch)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("epoch", 3, "there is no key 'epoch'; did you mean 'epochs'"),
+        ("optimizer.lr", 0.1, "there is no key 'optimizer'; did you mean 'optimiser'"),
+        ("optimiser.lrr", 0.1, r"there is no key 'lrr' in \[optimiser\]; did you mean 'lr'"),
+        ("target.atleast", 0.1, r"there is no key 'atleast' in \[target\]; did you mean 'at_least'"),
+        ("epochs", "three", "epochs should be a valid integer, not 'three'"),
+        ("epochs", 0, "epochs should be greater than or equal to 1, not 0"),
+        ("epochs", True, "epochs should be a valid integer, not True"),
+        ("optimiser.lr", float("nan"), "optimiser.lr should be .* not nan"),
+        ("optimiser.name", "adan", "optimiser.name should be 'sgd', 'adam' or 'adamw', not 'adan'"),
+        ("optimiser", 3, "optimiser should be .* not 3"),
+        ("optimiser.lr.x", 3, "'optimiser.lr.x' cannot be set: 'optimiser.lr' holds a value"),
+        ("optimiser.nesterov", True, "nesterov = true needs name = 'sgd'"),
+        ("seed", -1, "seed should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(key: str, value: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        load_recipe("mnist-cnn", {key: value})
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(InputError, match="the key 'model' is missing"):
+        parse_recipe({key: value for key, value in LEAST.items() if key != "model"})
+
+
+def test_an_unknown_recipe_is_told_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"no recipe named 'mnist-cn'.*did you mean 'mnist-cnn'"):
+        load_recipe("mnist-cn")
+
+
+def test_a_recipe_is_read_from_a_path_and_bad_toml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((FOLDER / "digits-cnn.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_recipe(str(path)) == load_recipe("digits-cnn")
+    path.write_text("name = \n", encoding="utf-8")
+    with pytest.raises(InputError, match="is not valid TOML"):
+        load_recipe(str(path))
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        load_recipe(str(tmp_path / "absent.toml"))
+
+
+def test_a_recipe_survives_being_written_out_and_read_again() -> None:
+    for name in names():
+        recipe = load_recipe(name)
+        assert parse_recipe(recipe.model_dump(exclude_none=True)) == recipe
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe.model_validate(LEAST).epochs = 5  # type: ignore[misc]
+
+
+def test_flatten_gives_dotted_keys_in_order() -> None:
+    assert list(flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}}).items()) == [("a", 1), ("b.c", 2), ("b.d.e", 3)]
+
+
+def test_the_listing_shows_every_recipe_with_its_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert set(lines) == set(names())
+    assert "≥ 98.9 %" in lines["mnist-cnn"]
+    assert load_recipe("mnist-cnn").title in lines["mnist-cnn"]
+
+
+def test_one_recipe_is_printed_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "digits-cnn"]) == 0
+    assert capsys.readouterr().out == (FOLDER / "digits-cnn.toml").read_text(encoding="utf-8")
+    assert main(["recipes", "digit-cnn"]) == 2
+    assert "did you mean 'digits-cnn'" in capsys.readouterr().err
+
+
+def test_listing_does_not_load_torch() -> None:
+    code = (
+        "import sys; from faultlight.cli import main; main(['recipes']); "
+        "print(sorted({'torch', 'numpy', 'faultlight.train'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

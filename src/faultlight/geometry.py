@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from faultlight.threat import Norm, Threat
 
-# A float32 sum x + δ may land half a unit in the last place outside the ball; L2 and L1 balls are shrunk by this.
+# L2 and L1 balls are shrunk by what float32 may be off by in relative terms; sums x + δ are rounded towards x besides.
 _SHRINK = 1 - 1e-6
 
 
-def norm(delta: Float32[Tensor, "n c h w"], kind: Norm) -> Float64[Tensor, " n"]:
+def norm(delta: Float[Tensor, "n c h w"], kind: Norm) -> Float64[Tensor, " n"]:
     """Return ‖δ‖ of each row in float64; "l0" counts pixels in which any channel changed."""
     if kind == "l0":
         return (delta != 0).any(1).flatten(1).sum(1).double()
@@ -28,15 +28,14 @@ def box(x: Float32[Tensor, "n c h w"], threat: Threat) -> tuple[Tensor, Tensor]:
     """Return the smallest box, as float32 bounds, that holds the ball around x within [0, 1].
 
     For L∞ the box is the ball: its bounds are rounded towards x, so that no float32 point between them is farther
-    than ε even in exact arithmetic. For the other norms it is [0, 1] itself.
+    than ε in float64. For the other norms it is [0, 1] itself.
     """
     if threat.norm != "linf":
         return torch.zeros_like(x), torch.ones_like(x)
-    lower, upper = x - threat.epsilon, x + threat.epsilon
-    exact = x.double()
-    lower = torch.where(exact - lower.double() > threat.epsilon, torch.nextafter(lower, x), lower)
-    upper = torch.where(upper.double() - exact > threat.epsilon, torch.nextafter(upper, x), upper)
-    return lower.clamp_(min=0), upper.clamp_(max=1)
+    epsilon = torch.tensor(threat.epsilon, device=x.device)
+    if float(epsilon) > threat.epsilon:
+        epsilon = torch.nextafter(epsilon, torch.zeros_like(epsilon))
+    return _moved(x, -epsilon).clamp_(min=0), _moved(x, epsilon).clamp_(max=1)
 
 
 def project(
@@ -44,18 +43,19 @@ def project(
 ) -> Float32[Tensor, "n c h w"]:
     """Move candidates into the ball around x and into [0, 1]; points already inside are returned as they are.
 
-    L∞ and L0 give the nearest such point. L2 and L1 project on the ball first and clamp then: clamping towards [0, 1]
-    shrinks every |δ| because x lies in the box, so both hold, though the point is not always the nearest.
+    L∞ and L0 give the nearest such point. L2 and L1 clamp to [0, 1] first and project on the ball then: that moves each
+    pixel towards x, which lies in [0, 1], so both hold, though the point is not always the nearest.
+    Rounding is towards x: in float64 no result is farther than ε.
     """
     if threat.norm == "linf":
         lower, upper = box(x, threat)
         return torch.clamp(candidate, lower, upper)
     candidate = candidate.clamp(0, 1)
-    delta = candidate - x
+    delta = candidate.double() - x.double()
     outside = norm(delta, threat.norm) > threat.epsilon
     if not outside.any():
         return candidate
-    return torch.where(rows(outside), x + _shrink(delta, threat), candidate).clamp(0, 1)
+    return torch.where(rows(outside), _nearer(candidate, x, delta, threat), candidate)
 
 
 def ascent(gradient: Float32[Tensor, "n c h w"], kind: Norm) -> Float32[Tensor, "n c h w"]:
@@ -67,7 +67,8 @@ def ascent(gradient: Float32[Tensor, "n c h w"], kind: Norm) -> Float32[Tensor, 
     if kind == "linf":
         return gradient.sign()
     if kind == "l2":
-        return gradient / rows(gradient.flatten(1).norm(dim=1)).clamp(min=1e-20)
+        # In float64: the squares of a saturated model's gradients vanish in float32, and the attack would stand still.
+        return (gradient.double() / rows(norm(gradient, "l2").clamp(min=1e-300))).float()
     if kind == "l1":
         largest = gradient.abs() == rows(gradient.abs().flatten(1).amax(1))
         return gradient.sign() * largest / largest.flatten(1).sum(1).view(-1, 1, 1, 1)
@@ -77,15 +78,16 @@ def ascent(gradient: Float32[Tensor, "n c h w"], kind: Norm) -> Float32[Tensor, 
 def random_in_ball(uniform: Float32[Tensor, "n c h w"], x: Float32[Tensor, "n c h w"], threat: Threat) -> Tensor:
     """Turn numbers uniform in [0, 1) into points of the ball around x, clipped to [0, 1].
 
-    L∞: uniform in the cube. L2: a direction from the centred numbers, a radius ε·u^(1/d). L1 and L0: the cube's point
-    projected.
+    L∞: uniform in the cube. L2: uniform in the ball, by a normal direction and a radius ε·u^(1/d). L1 and L0: the
+    cube's point projected.
     """
     if threat.norm == "linf":
         return project(x + (2 * uniform - 1) * threat.epsilon, x, threat)
     if threat.norm == "l2":
-        size = uniform[0].numel()
+        size = math.prod(uniform.shape[1:])
         direction = ascent(torch.erfinv((2 * uniform - 1) * (1 - 1e-6)), "l2")
-        radius = threat.epsilon * uniform.flatten(1)[:, 0] ** (1 / size)
+        # The low bits of the first number, which its share in the direction hardly feels, are a number of their own.
+        radius = threat.epsilon * (uniform.flatten(1)[:, 0] * 4096).frac() ** (1 / size)
         return project(x + direction * rows(radius), x, threat)
     return project(uniform, x, threat)
 
@@ -101,16 +103,27 @@ def diameter(shape: tuple[int, ...], kind: Norm) -> float:
     return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": float(size // shape[0])}[kind]
 
 
-def _shrink(delta: Tensor, threat: Threat) -> Tensor:
-    if threat.norm == "l2":
-        return delta * rows(threat.epsilon * _SHRINK / norm(delta, "l2").clamp(min=1e-30)).float()
+def _nearer(candidate: Tensor, x: Tensor, delta: Tensor, threat: Threat) -> Tensor:
     if threat.norm == "l0":
-        return delta * _strongest_pixels(delta, int(threat.epsilon))
-    return _soft_threshold(delta, threat.epsilon * _SHRINK)
+        return torch.where(_strongest_pixels(delta, int(threat.epsilon)), candidate, x)
+    radius = threat.epsilon * _SHRINK
+    if threat.norm == "l1":
+        return _moved(x, _soft_threshold(delta, radius))
+    return _moved(x, delta.float() * rows(radius / norm(delta, "l2").clamp(min=1e-300)).float())
+
+
+def _moved(x: Tensor, delta: Tensor) -> Tensor:
+    """Return x + δ rounded towards x: in exact arithmetic no pixel lies farther from x than its δ."""
+    point = x + delta
+    taken = point - x
+    lost = (x - (point - taken)) + (delta - taken)  # what rounding took from the sum, exactly (Knuth's TwoSum)
+    farther = lost * delta < 0
+    # Exact, and several times faster than `where`, which is slow on a mask without a pattern.
+    return point + (torch.nextafter(point, x) - point) * farther
 
 
 def _strongest_pixels(values: Tensor, count: int) -> Bool[Tensor, "n 1 h w"]:
-    strength = values.square().sum(1).flatten(1)
+    strength = values.double().square().sum(1).flatten(1)
     chosen = strength.topk(min(count, strength.shape[1]), dim=1).indices
     mask = torch.zeros_like(strength, dtype=torch.bool).scatter_(1, chosen, value=True)
     return mask.view(len(values), 1, *values.shape[2:])
@@ -118,7 +131,7 @@ def _strongest_pixels(values: Tensor, count: int) -> Bool[Tensor, "n 1 h w"]:
 
 def _soft_threshold(delta: Tensor, radius: float) -> Tensor:
     """Project on the L1 ball: subtract the one θ that makes the norm equal the radius (Duchi et al. 2008, fig. 1)."""
-    magnitude = delta.flatten(1).abs().double()
+    magnitude = delta.flatten(1).abs()
     ordered = magnitude.sort(dim=1, descending=True).values
     excess = ordered.cumsum(1) - radius
     count = torch.arange(1, ordered.shape[1] + 1, device=delta.device)

@@ -8,9 +8,10 @@ and its proof.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -35,7 +36,7 @@ class Outcome(StrEnum):
 
     BROKE = "broke"
     STOOD = "stood"
-    REFUSED = "refused"  # every success it claimed was outside the ball or undone by the judge
+    REFUSED = "refused"  # it stood, and a candidate left the ball or the box: the attack is faulty
     INVALID = "invalid"  # the model gave NaN or infinity
 
 
@@ -237,18 +238,18 @@ def create_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
     """
     if path.exists():
         raise InputError(f"{path.parent} holds a run already; continue it with --resume or choose another --out.")
-    connection = _connect(path)
+    # Made beside its place and renamed, so that a process killed here leaves a whole ledger or none.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with connection:
-            connection.executescript("BEGIN;" + _TABLES)
-            rows = [
-                (key, json.dumps(value, sort_keys=True)) for key, value in {"schema": SCHEMA, **fingerprint}.items()
-            ]
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-    except sqlite3.Error as error:
-        connection.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _lay_out(partial, {"schema": SCHEMA, **fingerprint})
+        for rest in ("-wal", "-shm"):  # of a ledger that was moved away: SQLite would play it into the new one
+            path.with_name(path.name + rest).unlink(missing_ok=True)
+        partial.replace(path)
+    except (OSError, sqlite3.Error) as error:
+        partial.unlink(missing_ok=True)
         raise InputError(f"{path} could not be written ({error}); choose another folder.") from error
-    return Ledger(connection)
+    return Ledger(_connect(path))
 
 
 def resume_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
@@ -257,7 +258,7 @@ def resume_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
     Raises:
         InputError: it is damaged, or was made with another model, data, threat or version (the difference is shown).
     """
-    ledger = Ledger(_check(_connect(path), path))
+    ledger = _checked(_connect(path), path)
     found = ledger.meta()
     asked = json.loads(json.dumps({"schema": SCHEMA, **fingerprint}))
     changed = [
@@ -279,11 +280,7 @@ def read_ledger(path: Path) -> Ledger:
     """
     if not path.exists():
         raise InputError(f"{path} is not there; is {path.parent} the folder of an audit?")
-    ledger = Ledger(_check(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True), path))
-    schema = ledger.meta().get("schema")
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise InputError(f"{path} has schema {schema}, newer than {SCHEMA}: read it with a newer Faultlight.")
-    return ledger
+    return _checked(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True), path)
 
 
 def record_of(row: ImageRow | Attempt | Finding) -> dict[str, Any]:
@@ -316,6 +313,13 @@ def _settle(cursor: sqlite3.Cursor, attempt: Attempt, twin: bytes | None) -> Non
     )
 
 
+def _lay_out(path: Path, meta: dict[str, Any]) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript("BEGIN;" + _TABLES)
+        rows = [(key, json.dumps(value, sort_keys=True)) for key, value in meta.items()]
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -327,16 +331,28 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    try:
-        (state,) = connection.execute("PRAGMA integrity_check").fetchone()
-        connection.execute("SELECT count(*) FROM meta, images, attempts, findings, twins LIMIT 1").fetchone()
-    except sqlite3.Error as error:
-        state = str(error)
+def _checked(connection: sqlite3.Connection, path: Path) -> Ledger:
+    """Return the ledger of a connection, or close it and say what is wrong."""
+    ledger = Ledger(connection)
+    state = _state(connection)
     if state != "ok":
         connection.close()
         raise InputError(f"the ledger {path} is damaged ({state}): its images and attempts are lost. {_way_on(path)}")
-    return connection
+    schema = ledger.meta().get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        connection.close()
+        raise InputError(f"{path} has schema {schema}, newer than {SCHEMA}: use the Faultlight that wrote it.")
+    return ledger
+
+
+def _state(connection: sqlite3.Connection) -> str:
+    try:
+        Ledger(connection).meta()
+        for table in ("images", "attempts", "findings", "twins"):
+            connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    except (sqlite3.Error, ValueError) as error:
+        return str(error)
 
 
 def _way_on(path: Path) -> str:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from faultlight.attacks._contract import Attack, Problem, join, take
 from faultlight.errors import InputError
 from faultlight.evaluation.judge import Judge, goal_margin
 from faultlight.evaluation.ledger import Attempt, Outcome
-from faultlight.evaluation.oracle import Model, Question, RecordingOracle, piece_rows
+from faultlight.evaluation.oracle import Model, Question, RecordingOracle, is_out_of_memory, piece_rows
 from faultlight.threat import Threat
 
 
@@ -118,8 +119,9 @@ class Slots:
 
 
 def jobs(attack: Attack, work: Work) -> int:
-    """Return how many jobs an image has: restarts × targets (one untargeted run when `targets` is 0)."""
-    return restarts(attack) * max(1, min(targets(attack), work.ranking.shape[1]))
+    """Return how many jobs an image has: restarts × targets (one run when `targets` is 0, or the goal is one class)."""
+    aims = 1 if bool((work.goal >= 0).any()) else max(1, min(targets(attack), work.ranking.shape[1]))
+    return restarts(attack) * aims
 
 
 def restarts(attack: Attack) -> int:
@@ -151,25 +153,33 @@ class Engine:
 
     def run(self) -> Iterator[list[Settled]]:
         """Yield finished attempts as they come; stopping between two of them loses only the jobs in flight."""
-        slots, state = self._admit(self.slots)
-        while len(slots):
+        flight: tuple[Slots, Any] | None = None
+        while flight or self._queue:
             try:
-                slots, state, settled = self._advance(slots, state)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                slots, state, settled = *self._halve(slots, error), []
+                flight = self._fill(flight)
+                flight, settled = self._advance(*flight)
+            except (RuntimeError, MemoryError) as error:
+                self._halve(flight, error)
+                flight, settled = None, []
             if settled:
                 yield settled
-            if self._queue and len(slots) < self.slots:
-                more, fresh = self._admit(self.slots - len(slots))
-                slots, state = join(slots, more), join(state, fresh)
 
     def is_last(self, settled: Settled) -> bool:
         """Return whether nothing more will be tried on the image of a finished attempt."""
         return settled.attempt.broke or settled.job + 1 >= self._count
 
-    def _admit(self, room: int) -> tuple[Slots, Any]:
-        pairs = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
-        slots = self._fresh(torch.tensor(pairs, dtype=torch.int64, device=self.work.x.device).view(-1, 2))
+    def _fill(self, flight: tuple[Slots, Any] | None) -> tuple[Slots, Any]:
+        """Return the jobs in flight with every free slot given to the next job of the queue."""
+        room = min(self.slots - (len(flight[0]) if flight else 0), len(self._queue))
+        if flight and room <= 0:
+            return flight
+        slots, state = self._admit(list(islice(self._queue, room)))
+        for _ in range(room):
+            self._queue.popleft()
+        return (join(flight[0], slots), join(flight[1], state)) if flight else (slots, state)
+
+    def _admit(self, pairs: list[tuple[int, int]]) -> tuple[Slots, Any]:
+        slots = self._fresh(torch.tensor(pairs, dtype=torch.int64, device=self.work.x.device))
         state = self.probe.attack.start(self._problem(slots))
         self._absorb(slots)
         return slots, state
@@ -221,7 +231,7 @@ class Engine:
             oracle=self._oracle,
         )
 
-    def _advance(self, slots: Slots, state: Any) -> tuple[Slots, Any, list[Settled]]:
+    def _advance(self, slots: Slots, state: Any) -> tuple[tuple[Slots, Any] | None, list[Settled]]:
         slots.step.add_(1)
         state = self.probe.attack.step(self._problem(slots), state)
         self._absorb(slots)
@@ -231,9 +241,9 @@ class Engine:
             self._rule(slots, spent & ~slots.accepted, slots.best)
         done = spent | slots.accepted
         if not done.any():
-            return slots, state, []
+            return (slots, state), []
         settled = self._settle(take(slots, done))
-        return take(slots, ~done), take(state, ~done), settled
+        return None if done.all() else (take(slots, ~done), take(state, ~done)), settled
 
     def _absorb(self, slots: Slots) -> None:
         """Count what the attack asked, keep each row's best point, and have every claim of success judged."""
@@ -242,7 +252,7 @@ class Engine:
             points = len(question.x) // max(len(slots), 1)
             slots.forwards.add_(points)
             slots.backwards.add_(points * question.backward)
-            better = value > slots.value
+            better = (value > slots.value) & ~slots.accepted
             slots.best.copy_(torch.where(geometry.rows(better), x, slots.best))
             slots.value.copy_(torch.where(better, value, slots.value))
             claimed = (value > 0) & ~slots.accepted
@@ -281,7 +291,8 @@ class Engine:
         slots.fragile[won] = ruling.fragile[accepted]
 
     def _settle(self, done: Slots) -> list[Settled]:
-        margin = torch.where(done.outside | (not self.probe.exact), done.judged, torch.maximum(done.judged, done.value))
+        unsafe = done.outside | done.invalid | (not self.probe.exact)
+        margin = torch.where(unsafe, done.judged, torch.maximum(done.judged, done.value))
         settled = [self._attempt(done, i, margin) for i in range(len(done))]
         self._queue.extend((result.row, result.job + 1) for result in settled if not self.is_last(result))
         return settled
@@ -307,17 +318,18 @@ class Engine:
         )
         return Settled(int(done.row[i]), int(done.job[i]), attempt, done.best[i].clone() if accepted else None)
 
-    def _halve(self, slots: Slots, error: Exception) -> tuple[Slots, Any]:
-        """Start the jobs in flight anew with half the slots and half the piece; raise anything but lack of memory."""
-        if not _out_of_memory(error):
+    def _halve(self, flight: tuple[Slots, Any] | None, error: Exception) -> None:
+        """Put the jobs in flight back and halve slots and piece; raise anything but lack of memory."""
+        if not is_out_of_memory(error):
             raise error
         if self._oracle.rows == 1:
             raise InputError("memory ran out with a single image in the model; use a machine with more.") from error
         self._oracle.forget()
         self._oracle.rows, self.slots = self._oracle.rows // 2, max(1, self.slots // 2)
         self.halved += 1
-        self._queue.extendleft(reversed(list(zip(slots.row.tolist(), slots.job.tolist(), strict=True))))
-        return self._admit(self.slots)
+        if flight:
+            slots = flight[0]
+            self._queue.extendleft(reversed(list(zip(slots.row.tolist(), slots.job.tolist(), strict=True))))
 
 
 def _outcome(accepted: bool, invalid: bool, outside: bool) -> Outcome:
@@ -326,12 +338,3 @@ def _outcome(accepted: bool, invalid: bool, outside: bool) -> Outcome:
     if invalid:
         return Outcome.INVALID
     return Outcome.REFUSED if outside else Outcome.STOOD
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "not enough memory" in text
-        or "can't allocate" in text
-    )

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from faultlight import geometry, losses
-from faultlight.evaluation.oracle import evaluate, piece_rows
+from faultlight.evaluation.oracle import evaluate, is_out_of_memory, piece_rows
 from faultlight.models.subject import Subject
 from faultlight.threat import Threat
 
@@ -55,10 +55,17 @@ class Judge:
     subject: Subject
 
     def logits(self, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n classes"]:
-        """Return the untouched model's logits, in pieces of fixed shape."""
-        # On CUDA, PyTorch rounds convolutions to TF32 unless told not to: that would not be float32.
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            return evaluate(self.subject, x, piece_rows(tuple(x.shape[1:]), self.subject.device))
+        """Return the untouched model's logits, in pieces of fixed shape; of half as many images while memory lacks."""
+        rows = piece_rows(tuple(x.shape[1:]), self.subject.device)
+        while True:
+            try:
+                # On CUDA, PyTorch rounds convolutions to TF32 unless told not to: that would not be float32.
+                with torch.backends.cudnn.flags(allow_tf32=False):
+                    return evaluate(self.subject, x, rows)
+            except (RuntimeError, MemoryError) as error:
+                if rows == 1 or not is_out_of_memory(error):
+                    raise
+            rows //= 2
 
     def rule(self, candidate: Tensor, x: Tensor, y: Tensor, target: Tensor, threat: Threat) -> Ruling:
         """Rule on candidates for clean images x.
@@ -72,7 +79,7 @@ class Judge:
         """
         stored = restore(candidate)
         logits = self.logits(stored)
-        distance = geometry.norm(stored - x, threat.norm)
+        distance = geometry.norm(stored.double() - x.double(), threat.norm)
         outside = ~_inside(stored) | ~(distance <= threat.epsilon * (1 + ROUNDING))
         invalid = ~torch.isfinite(logits).all(1)
         margin = goal_margin(logits, y, target)

@@ -84,6 +84,13 @@ def evaluate(model: Model, x: Tensor, rows: int) -> Tensor:
         return torch.cat([model(_fill(x[part], rows))[: part.stop - part.start] for part in _pieces(len(x), rows)])
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out; on a CPU torch has no error of its own for it."""
+    text = str(error).lower()
+    said = "not enough memory" in text or "can't allocate" in text
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
 def _fill(x: Tensor, rows: int) -> Tensor:
     return x if len(x) == rows else functional.pad(x, (0, 0) * 3 + (0, rows - len(x)))
 

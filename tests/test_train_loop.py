@@ -346,6 +346,17 @@ def test_the_first_ctrl_c_is_held_and_the_second_is_not() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupt.asked
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_keeps_the_state_of_the_step_just_finished() -> None:
     def pressed(model: nn.Module, batch: Batch, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
         if context.step == 1:

@@ -21,13 +21,14 @@ class Interrupt:
 def held_interrupt() -> Iterator[Interrupt]:
     """Note the first Ctrl-C instead of raising KeyboardInterrupt; a second one raises it at once.
 
-    Outside the main thread, where Python delivers no signals, nothing is changed.
+    Nothing is changed outside the main thread, where Python delivers no signals, nor where Ctrl-C is ignored, as it is
+    for a job started in the background.
     """
     interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield interrupt
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def note(_number: int, _frame: FrameType | None) -> None:
         interrupt.asked = True

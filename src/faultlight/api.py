@@ -110,7 +110,7 @@ def attack(
     result = AttackResult(
         images.x.clone(),
         reached,
-        torch.zeros(len(images), dtype=torch.float64),
+        torch.zeros(len(images), dtype=torch.float64, device=subject.device),
         prediction,
         torch.ones_like(prediction),
         torch.zeros_like(prediction),

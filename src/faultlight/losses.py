@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from faultlight.errors import InputError, nearest
+
 LossName = Literal["cross-entropy", "margin", "dlr"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 
@@ -19,7 +21,13 @@ UNTARGETED = -1
 
 
 def loss(name: LossName, logits: Logits, y: Labels, target: Labels) -> Values:
-    """Return the loss of that name, targeted in the rows whose target is not `UNTARGETED` (−1)."""
+    """Return the loss of that name, targeted in the rows whose target is not `UNTARGETED` (−1).
+
+    Raises:
+        InputError: there is no loss of that name.
+    """
+    if name not in LOSSES:
+        raise InputError(f"there is no loss named {name!r}; {nearest(name, LOSSES)}.")
     targeted = target != UNTARGETED
     if not targeted.any():
         return _UNTARGETED[name](logits, y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from faultlight.catalogue import Entry, catalogue
 from faultlight.errors import InputError, nearest
@@ -37,14 +37,14 @@ def build(entry: Entry, settings: Sequence[str], kind: str) -> Any:
 
 
 def parse(key: str, text: str, hint: Any) -> Any:
-    """Return the value of a setting as its annotation wants it; "none" stands for None.
+    """Return the value of a setting as its annotation wants it; "none" stands for None where None is allowed.
 
     Raises:
         InputError: the text is no such value.
     """
     from pydantic import TypeAdapter, ValidationError  # slow to import, and the help page must be quick
 
-    if text.lower() == "none":
+    if text.lower() == "none" and type(None) in get_args(hint):
         return None
     try:
         return TypeAdapter(hint).validate_strings(text)

@@ -60,6 +60,8 @@ class PGD:
             raise InputError(f"PGD needs steps ≥ 1, restarts ≥ 1 and targets ≥ 0, not {self}.")
         if self.step_size < 0 or not 0 <= self.momentum < 1:
             raise InputError(f"PGD needs step_size ≥ 0 and momentum in [0, 1), not {self}.")
+        if self.schedule not in ("constant", "cosine"):
+            raise InputError(f"PGD's schedule must be constant or cosine, not {self.schedule!r}.")
 
     def start(self, problem: Problem) -> Moving:
         """Start at the image, or at a random point of the ball."""

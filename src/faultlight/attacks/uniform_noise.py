@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from faultlight import geometry
 from faultlight.attacks._contract import Point, Problem
+from faultlight.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,14 @@ class UniformNoise:
     Source: Carlini et al. 2019, "On evaluating adversarial robustness", §3.2 (random noise as a sanity check).
 
     Args:
-        steps: how many points are tried for each image.
+        steps: how many points are tried for each image, after a first one.
     """
 
     steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"uniform noise needs steps ≥ 1, not {self.steps}.")
 
     def start(self, problem: Problem) -> Point:
         """Propose a first random point."""

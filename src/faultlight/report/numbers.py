@@ -42,7 +42,7 @@ def look_up(raw: dict[str, Any], path: str) -> Any:
     return found
 
 
-def shown(value: float, kind: Kind, digits: int = 1) -> str:
+def shown(value: int | float, kind: Kind, digits: int = 1) -> str:
     """Return a number as the page shows it."""
     if kind == "percent":
         return f"{100 * value:.{digits}f}{_NARROW}%"
@@ -57,4 +57,4 @@ def shown(value: float, kind: Kind, digits: int = 1) -> str:
 
 def percent_digits(n: int) -> int:
     """Return how many decimals a percentage of n images can bear: one image more must show, and no more than that."""
-    return 1 if n < 1000 else 2
+    return 1 if n < 1000 else 2 if n <= 10_000 else 3

@@ -78,7 +78,7 @@ def gradient(name: str, stops: int = 9) -> str:
 
 @cache
 def _palette(name: str) -> UInt8[np.ndarray, "256 3"]:
-    return np.array(matplotlib.colormaps[name](np.arange(256), bytes=True), dtype=np.uint8)[:, :3]
+    return np.array(matplotlib.colormaps[name](np.arange(256), bytes=True))[:, :3]
 
 
 def _colours(x: Float32[np.ndarray, "c h w"]) -> Float32[np.ndarray, "h w k"]:
@@ -86,7 +86,8 @@ def _colours(x: Float32[np.ndarray, "c h w"]) -> Float32[np.ndarray, "h w k"]:
 
 
 def _bytes(values: Float32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    return (np.clip(np.nan_to_num(values), 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
+    levels: UInt8[np.ndarray, "*shape"] = (np.clip(np.nan_to_num(values), 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
+    return levels
 
 
 def _picture(pixels: UInt8[np.ndarray, "h w k"], zero: bool) -> Picture:

@@ -69,13 +69,13 @@ class Verdict:
     data: Data
     model: Model
     cost: Cost
+    invalid: int
+    fragile: int
     clean: Rate | None = None
     attacked: Rate | None = None
     certified: Rate | None = None
     effort: str = ""
     search: str = ""
-    invalid: int = 0
-    fragile: int = 0
     findings: list[Finding] = field(default_factory=list)
 
 

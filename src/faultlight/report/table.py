@@ -37,16 +37,14 @@ class Summary:
     Args:
         fates: how many images ended in each status.
         flows: true class → twin's class of the broken images.
-        broken_by: how many images each probe was the first to break.
         margins: the ledger's margins by status, those that are set.
         distances: how far each broken image's twin lies from it.
     """
 
     fates: dict[str, int]
     flows: tuple[Flow, ...]
-    broken_by: dict[str, int]
-    margins: dict[str, Float64[np.ndarray, " k"]]
-    distances: Float64[np.ndarray, " k"]
+    margins: dict[str, Float64[np.ndarray, " _"]]
+    distances: Float64[np.ndarray, " _"]
 
 
 def summarise(ledger: Path) -> Summary:
@@ -61,16 +59,15 @@ def summarise(ledger: Path) -> Summary:
             "SELECT label, twin_prediction, count(*) FROM images "
             "WHERE status = 'broken' AND twin_prediction IS NOT NULL GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
         ).fetchall()
-        by = base.execute("SELECT broken_by, count(*) FROM images WHERE status = 'broken' GROUP BY 1").fetchall()
         margins = {status: _column(base, "margin", status) for status in ("standing", "broken")}
         distances = _column(base, "distance", "broken")
-    return Summary(fates, tuple(Flow(*flow) for flow in flows), {str(name): k for name, k in by}, margins, distances)
+    return Summary(fates, tuple(Flow(*flow) for flow in flows), margins, distances)
 
 
 def export_csv(ledger: Path, classes: list[str]) -> str:
     """Return the images table as CSV, with class names beside the labels and text made inert for spreadsheets."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)
     with _opened(ledger) as base:
         rows = base.execute("SELECT * FROM images ORDER BY id")
         columns = [column[0] for column in rows.description]
@@ -82,7 +79,7 @@ def export_csv(ledger: Path, classes: list[str]) -> str:
     return text.getvalue()
 
 
-def _column(base: sqlite3.Connection, name: str, status: str) -> Float64[np.ndarray, " k"]:
+def _column(base: sqlite3.Connection, name: str, status: str) -> Float64[np.ndarray, " _"]:
     rows = base.execute(f"SELECT {name} FROM images WHERE status = ? AND {name} IS NOT NULL", (status,))
     values = np.array([row[0] for row in rows], dtype=np.float64)
     return values[np.isfinite(values)]

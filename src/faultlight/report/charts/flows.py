@@ -10,7 +10,7 @@ from faultlight.report.table import Flow
 MATRIX_CLASSES = 16
 TOP_FLOWS = 20
 # No darker than this, so that ink on a cell keeps a contrast of 4.5 in both themes.
-DARKEST = 0.55
+DARKEST = 0.52
 _TOOLTIP = [word("true", "true class"), word("read", "twin classified as"), figure("count", "images")]
 
 

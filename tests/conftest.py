@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 # Every function and dataclass of the package is checked against its annotations, array shapes included, whenever a
 # test calls it. It works on the source as it is imported, so it must come before the first import of the package;
 # programs that tests start for themselves run without it.
-install_import_hook("faultlight", "beartype.beartype")
+install_import_hook("faultlight", "typechecking.checked")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.catalogue import lookup
+from faultlight.progress import inert
 from faultlight.settings import build, listing
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def attack(
     from faultlight.models.load import load_model
 
     images = load_data(data, n=n)
+    for note in images.notes:
+        typer.echo(f"note: {inert(note)}", err=True)
     subject = load_model(
         model, weights=weights, classes=len(images.classes), shape=images.shape, trust=trust, device=device, seed=seed
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.errors import GateFailed, InputError, Withheld
+from faultlight.progress import inert
 
 if TYPE_CHECKING:
     from faultlight.data.images import Images
@@ -20,6 +21,7 @@ _MODEL = (
     "zoo:NAME, FILE.py:factory, package.module:factory, or a folder made by train. "
     "Without it, a small net is trained on the digits."
 )
+_USUAL = 1000
 _THREATS = {"digits": "linf:0.1", "mnist": "linf:0.3", "cifar10": "linf:8/255"}
 
 
@@ -27,7 +29,9 @@ def audit(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=_MODEL)] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights for the model.")] = None,
     data: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a path.")] = "digits",
-    n: Annotated[int, typer.Option(min=1, help="How many images: the first N of the test split.")] = 1000,
+    n: Annotated[
+        int | None, typer.Option(min=1, help="How many images: the first N of the test split.  [default: 1000, or all]")
+    ] = None,
     threat: Annotated[
         str | None, typer.Option(help="The ball: linf:8/255, l2:0.5, l0:1.  [default: the data set's usual one]")
     ] = None,
@@ -46,6 +50,9 @@ def audit(
     batch: Annotated[int, typer.Option(min=0, help="Images in flight at once; 0 chooses. Changes no outcome.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    resize: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Bring the images of a class folder to one size, such as 32x32.")
+    ] = None,
 ) -> None:
     """Attack a classifier as hard as it can be, look into its failures, and write the verdict as one report."""
     from faultlight.evaluation.gate import parse_gates  # with scipy behind it, too slow for the help page
@@ -57,11 +64,15 @@ def audit(
 
     from faultlight.api import audit as run
     from faultlight.data.load import load_data
+    from faultlight.data.source import parse_size
 
-    images = load_data(data, n=n, skip_bad=skip_bad)
+    images = load_data(data, n=n, skip_bad=skip_bad, resize=parse_size(resize) if resize else None)
+    images = images if n else images.first(_USUAL)
+    for note in images.notes:
+        typer.echo(f"note: {inert(note)}", err=True)
     subject = _subject(model, weights, images, data, trust, device, seed, folder, resume)
     ball = threat or _THREATS.get(data, "linf:8/255")
-    asked = _asked(model, weights, data, n, trust, device, skip_bad)
+    asked = _asked(model, weights, data, len(images), trust, device, skip_bad)
     done = run(
         subject, images, ball, folder, effort=effort, seed=seed, slots=batch, resume=resume, quiet=False, asked=asked
     )

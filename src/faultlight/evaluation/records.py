@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def _probe(stage: Stage, attempts: list[Attempt]) -> dict[str, Any]:
 def _fact(row: ImageRow) -> GalleryFact:
     known = {field.name for field in fields(GalleryFact)}
     values = {key: value for key, value in asdict(row).items() if key in known}
-    return GalleryFact(**{**values, "distance": row.distance or math.nan, "margin": row.margin or 0.0})
+    return GalleryFact(**{**values, "distance": 0.0 if row.distance is None else row.distance, "margin": row.margin or 0.0})
 
 
 def _tensor(pixels: bytes, images: Images) -> torch.Tensor:

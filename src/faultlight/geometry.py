@@ -86,8 +86,9 @@ def random_in_ball(uniform: Float32[Tensor, "n c h w"], x: Float32[Tensor, "n c 
     if threat.norm == "l2":
         size = math.prod(uniform.shape[1:])
         direction = ascent(torch.erfinv((2 * uniform - 1) * (1 - 1e-6)), "l2")
-        # The low bits of the first number, which its share in the direction hardly feels, are a number of their own.
-        radius = threat.epsilon * (uniform.flatten(1)[:, 0] * 4096).frac() ** (1 / size)
+        # The low 12 bits of the first number, which its share in the direction hardly feels, are a number of their own.
+        low = (uniform.flatten(1)[:, 0] * 2**12).frac() + 2**-13
+        radius = threat.epsilon * low ** (1 / size)
         return project(x + direction * rows(radius), x, threat)
     return project(uniform, x, threat)
 

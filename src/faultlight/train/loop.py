@@ -135,7 +135,7 @@ def _step(plan: Plan, state: State, order: Tensor) -> None:
     x, y = plan.train.take(rows)
     x = plan.numerics.lay(augment(x, recipe.augment, *place))
     # Layers that draw at random, such as dropout, do so from the global generator.
-    torch.manual_seed(rng.key(recipe.seed, "network", *place[1:]) >> 1)
+    plan.numerics.seed(rng.key(recipe.seed, "network", *place[1:]) >> 1)
     with plan.numerics.autocast():
         loss, metrics = plan.objective(state.model, Batch(x, y), Context(recipe, *place[1:]))
     loss.backward()  # type: ignore[no-untyped-call]

@@ -44,6 +44,13 @@ class Numerics:
         """Return the GPUs in use, whose random generators are to be left as they were."""
         return [] if self.device == "cpu" else [self.device]
 
+    def seed(self, key: int) -> None:
+        """Seed the generators that layers draw from; torch.manual_seed would also move those of every other GPU."""
+        torch.default_generator.manual_seed(key)
+        for gpu in self.gpus():
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(key)
+
     def _format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 

@@ -35,6 +35,11 @@ class Threat:
     def __str__(self) -> str:
         return f"{self.norm}:{self.text}"
 
+    def words(self) -> str:
+        """Return the threat as a reader would say it: "L∞ distance 8/255"."""
+        kind = {"linf": "L∞", "l2": "L2", "l1": "L1"}.get(self.norm)
+        return f"{kind} distance {self.text}" if kind else f"{self.text} changed pixels"
+
     def at(self, epsilon: float) -> Threat:
         """Return the same norm with another radius."""
         return replace(self, epsilon=epsilon, text="")

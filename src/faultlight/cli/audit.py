@@ -170,7 +170,8 @@ def _say(run: Run, as_json: bool) -> None:
 
 
 def _share(share: Share) -> str:
-    return f"{share.value:7.2%}   95 % interval {share.low:.2%} to {share.high:.2%}   ({share.count:,} images)"
+    low, high = 100 * share.low, 100 * share.high
+    return f"{100 * share.value:6.2f} %   95 % interval {low:.2f} to {high:.2f} %   ({share.count:,} images)"
 
 
 def _hold(gates: list[Any], verdict: Verdict) -> None:

@@ -165,7 +165,7 @@ def _conclude(
     attempts = ledger.attempts()
     points, findings_from = _evidence(scene, settings.threat, notes, attempts)
     ledger.replace_findings(run_checks(findings_from))
-    verdict = judge_ledger(ledger.images(), ledger.findings(), str(settings.threat), complete)
+    verdict = judge_ledger(ledger.images(), ledger.findings(), settings.threat.words(), complete)
     records.write_probes(out, stages, attempts)
     write_json(out / "records" / "curve.json", curve.curve_record(points, ledger.images(), settings.threat))
     records.write_model(out, subject, images)

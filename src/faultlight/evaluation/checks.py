@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from faultlight.evaluation.ledger import Attempt, Finding, ImageRow, Outcome, Status
-from faultlight.evaluation.verdict import Share, share
+from faultlight.evaluation.verdict import Share, percent, share
 from faultlight.models.inspect import NOTE_BATCH, NOTE_NOT_FINITE, NOTE_PROBABILITIES, NOTE_RANDOM
 from faultlight.models.load import NOTE_UNTRAINED
 from faultlight.models.subject import NOTE_TRAIN_MODE, Note
@@ -75,7 +75,7 @@ def clean_accuracy_at_chance(evidence: Evidence) -> Finding | None:
     chance = 1 / evidence.classes
     if clean.low > chance:
         return None
-    text = f"clean accuracy {_interval(clean)} cannot be told from chance ({chance:.1%})"
+    text = f"clean accuracy {_interval(clean)} cannot be told from chance ({percent(chance)})"
     return Finding("clean-accuracy-at-chance", "fatal", text)
 
 
@@ -84,7 +84,7 @@ def zero_gradients(evidence: Evidence) -> Finding | None:
     if not evidence.zero_gradients:
         return None
     part = evidence.zero_gradients / evidence.sample
-    text = f"the margin's gradient is zero everywhere on {evidence.zero_gradients} of {evidence.sample} images ({part:.1%})"
+    text = f"the margin's gradient is zero everywhere on {evidence.zero_gradients} of {evidence.sample} images ({percent(part)})"
     if part >= _MASKED:
         text += ", so gradient attacks prove nothing here"
     return Finding("zero-gradients", "fatal" if part >= _MASKED else "warning", text)
@@ -230,4 +230,4 @@ def _note(evidence: Evidence, check: str, severity: str) -> Finding | None:
 
 
 def _interval(part: Share) -> str:
-    return f"{part.value:.1%} (95 % interval {part.low:.1%} to {part.high:.1%})"
+    return f"{percent(part.value)} (95 % interval {percent(part.low)} to {percent(part.high)})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from faultlight.errors import InputError, nearest
-from faultlight.evaluation.verdict import Share, Verdict
+from faultlight.evaluation.verdict import Share, Verdict, percent
 
 _FORM = re.compile(r"\s*([a-z]+)\s*(>=|<=)\s*([0-9.]+)\s*(%?)\s*")
 _QUANTITIES = ("clean", "attacked", "certified")
@@ -36,7 +36,11 @@ class Gate:
         end = share.low if self.relation == ">=" else share.high
         holds = end >= self.bound if self.relation == ">=" else end <= self.bound
         which = "lower" if self.relation == ">=" else "upper"
-        return None if holds else f"{self} fails: {share.value:.2%} with the {which} end of its interval at {end:.2%}"
+        return (
+            None
+            if holds
+            else f"{self} fails: {percent(share.value)} with the {which} end of its interval at {percent(end)}"
+        )
 
     def __str__(self) -> str:
         return f"{self.quantity}{self.relation}{self.bound:g}"

@@ -91,7 +91,9 @@ def _probe(stage: Stage, attempts: list[Attempt]) -> dict[str, Any]:
 def _fact(row: ImageRow) -> GalleryFact:
     known = {field.name for field in fields(GalleryFact)}
     values = {key: value for key, value in asdict(row).items() if key in known}
-    return GalleryFact(**{**values, "distance": 0.0 if row.distance is None else row.distance, "margin": row.margin or 0.0})
+    return GalleryFact(
+        **{**values, "distance": 0.0 if row.distance is None else row.distance, "margin": row.margin or 0.0}
+    )
 
 
 def _tensor(pixels: bytes, images: Images) -> torch.Tensor:

@@ -100,6 +100,11 @@ def share(count: int, n: int) -> Share:
     return Share(count / n, low, high, count)
 
 
+def percent(value: float) -> str:
+    """Return a share as "42.5 %"."""
+    return f"{100 * value:.1f} %"
+
+
 def _status(findings: Sequence[Finding]) -> Literal["sound", "doubtful", "withheld"]:
     severities = {finding.severity for finding in findings}
     if "fatal" in severities:
@@ -113,9 +118,9 @@ def _sentence(
     if status == "withheld":
         reasons = "; ".join(finding.evidence for finding in findings if finding.severity == "fatal")
         return f"No verdict: {reasons}."
-    survive = f"{standing.value:.1%} (95 % interval {standing.low:.1%} to {standing.high:.1%})"
+    survive = f"{percent(standing.value)} (95 % interval {percent(standing.low)} to {percent(standing.high)})"
     text = (
-        f"Of {n:,} images {clean.value:.1%} are classified correctly, and at most {survive} "
+        f"Of {n:,} images {percent(clean.value)} are classified correctly, and at most {survive} "
         f"remain so under every attack tried within {threat}."
     )
     if not complete:

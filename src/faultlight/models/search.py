@@ -37,7 +37,7 @@ class Agreement:
 
     def __str__(self) -> str:
         verb = "used" if self.accepted else "not used"
-        return f"bfloat16 search copy {verb}: {self.labels:.1%} of labels and {self.signs:.1%} of gradient signs agree"
+        return f"bfloat16 search copy {verb}: {100 * self.labels:.1f} % of labels and {100 * self.signs:.1f} % of gradient signs agree"
 
 
 class SearchCopy(nn.Module):

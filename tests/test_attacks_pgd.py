@@ -13,15 +13,11 @@ from torch.nn import functional
 
 import faultlight as fl
 import toys
-from faultlight import rng
 from faultlight.attacks.pgd import PGD
 from faultlight.errors import InputError
-from faultlight.evaluation.engine import Engine, Probe, Settled, Work
-from faultlight.evaluation.judge import Judge
-from faultlight.evaluation.probing import first_look
+from faultlight.evaluation.engine import Settled
 from faultlight.losses import LOSSES, LossName
 from faultlight.models.subject import Subject
-from faultlight.threat import parse_threat
 
 CONV = (2, 6, 6)
 
@@ -29,13 +25,7 @@ CONV = (2, 6, 6)
 def attempts(net: nn.Module, images: fl.Images, attack: PGD, threat: str, target: int = -1) -> list[Settled]:
     """Every finished job of an engine's run, by image and job."""
     subject = Subject(net, len(images.classes))
-    judge = Judge(subject)
-    _, ranking = first_look(judge, images)
-    goal = torch.full_like(images.y, target)
-    work = Work(images.x, images.y, images.ids, ranking, goal, torch.zeros_like(goal))
-    probe = Probe("pgd", attack, parse_threat(threat), subject, rng.key(0, "pgd"), True)
-    settled = [one for batch in Engine(probe, work, judge, slots=4).run() for one in batch]
-    return sorted(settled, key=lambda one: (one.row, one.job))
+    return toys.settle(toys.engine(subject, images, attack, threat, goal=target))
 
 
 def plain_loss(name: LossName, logits: Tensor, y: Tensor, target: int) -> Tensor:

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from faultlight import rng
 from faultlight.attacks._contract import Problem
 from faultlight.data.images import Images
-from faultlight.evaluation.oracle import RecordingOracle
+from faultlight.evaluation.engine import Engine, Probe, Settled, Work
+from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.oracle import Model, RecordingOracle
+from faultlight.evaluation.probing import first_look
 from faultlight.models.subject import Subject
 from faultlight.threat import Threat, parse_threat
 
@@ -105,3 +108,30 @@ def trace(attack: Any, posed: Problem) -> Trace:
         points.append(state.x)
     assert isinstance(posed.oracle, RecordingOracle)
     return Trace(points, len(posed.oracle.questions))
+
+
+def work(judge: Judge, data: Images, goal: int = -1) -> Work:
+    """The work on all images, whatever the model says of them."""
+    _, ranking = first_look(judge, data)
+    goals = torch.full_like(data.y, goal)
+    return Work(data.x, data.y, data.ids, ranking, goals, torch.zeros_like(goals))
+
+
+def engine(
+    subject: Subject,
+    data: Images,
+    attack: Any,
+    threat: str | Threat,
+    slots: int = 4,
+    goal: int = -1,
+    search: Model | None = None,
+) -> Engine:
+    """An engine that searches on the subject itself, or on another model."""
+    judge = Judge(subject)
+    probe = Probe("toy", attack, parse_threat(threat), search or subject, rng.key(0, "toy"), search is None)
+    return Engine(probe, work(judge, data, goal), judge, slots)
+
+
+def settle(running: Engine) -> list[Settled]:
+    """Every finished job, by image and job."""
+    return sorted((one for batch in running.run() for one in batch), key=lambda one: (one.row, one.job))

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import faultlight as fl
+import runs
 from faultlight.errors import InputError
 from faultlight.evaluation.ledger import Status, read_ledger
-import runs
 
 THREAT = "linf:0.15"
 
@@ -105,7 +105,7 @@ def test_resuming_another_run_is_refused_with_the_difference(audited: Path, chan
 
 def test_resuming_under_another_version_is_refused(audited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faultlight.evaluation.audit.__version__", "9.9")
-    with pytest.raises(InputError, match='version was "0.1.0" and is now "9.9"'):
+    with pytest.raises(InputError, match=r'version was "0\.1\.0" and is now "9\.9"'):
         fl.audit(runs.subject(), runs.digits(), THREAT, audited, resume=True)
 
 

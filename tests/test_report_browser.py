@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from faultlight.report.write import write_report
 from report_fixture import HOSTILE, Plan, write_run
@@ -185,7 +185,7 @@ def test_filters_and_order(browser: Browser, plain: Path) -> None:
     assert set(cards.evaluate_all("cards => cards.map(card => card.dataset.label)")) == {label}
     assert page.locator("#shown").inner_text() == f"{cards.count()} of 24 failures"
     page.locator("button[type=reset]").click()
-    page.wait_for_function("document.getElementById('shown').textContent === '24 failures'")
+    expect(page.locator("#shown")).to_have_text("24 failures")
     page.select_option("select[name=order]", "distance")
     distances = cards.evaluate_all("cards => cards.map(card => Number(card.dataset.distance))")
     assert distances == sorted(distances)

@@ -93,12 +93,16 @@ def test_no_data_is_no_chart() -> None:
     assert distance_chart(summary([], [], []), VERDICT) is None
 
 
-def test_equal_distances_fall_into_one_bar_left_of_the_mark() -> None:
-    chart = distance_chart(summary([], [], [8 / 255] * 9), VERDICT)
+def test_distances_that_are_all_the_radius_make_no_chart() -> None:
+    assert distance_chart(summary([], [], [8 / 255] * 9), VERDICT) is None
+
+
+def test_a_distance_of_the_radius_falls_at_the_mark() -> None:
+    chart = distance_chart(summary([], [], [0.0] + [8 / 255] * 9), VERDICT)
     assert chart is not None
-    (bar,) = chart["data"]["values"]
-    assert bar["count"] == 9
-    assert bar["low"] <= 8 / 255 <= bar["high"]
+    first, last = chart["data"]["values"]
+    assert (first["count"], last["count"]) == (1, 9)
+    assert last["low"] <= 8 / 255 <= last["high"]
 
 
 @pytest.mark.parametrize(("radii", "scale"), [((0.0, 0.01, 0.1), "linear"), ((0.0, 0.001, 0.5), "sqrt")])

@@ -29,7 +29,7 @@ RECORDS = {
     "gallery": "records/gallery.json",
 }
 SECTIONS = ["verdict", "curve", "probes", "flows", "gallery", "network", "reproduce", "glossary"]
-COLOUR = Plan(n=1000, colour=True, side=32, gallery=48, channels=6, certified=True, name="zoo:resnet18")
+COLOUR = Plan(n=300, colour=True, side=32, gallery=48, channels=6, certified=True, name="zoo:resnet18")
 
 
 @pytest.fixture(scope="module")

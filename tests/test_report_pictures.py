@@ -29,7 +29,8 @@ def pixels(picture: Picture) -> np.ndarray:
 
 
 def colour(name: str, level: int) -> list[int]:
-    return [int(part) for part in matplotlib.colormaps[name](level, bytes=True)[:3]]
+    place = level / 255 if name == SEQUENTIAL else 0.1 + 0.8 * level / 255
+    return [int(part) for part in matplotlib.colormaps[name](place, bytes=True)[:3]]
 
 
 def test_a_grey_photo_comes_back_to_the_last_bit() -> None:

@@ -43,6 +43,7 @@ class Failure:
 
     Args:
         index: its place in the gallery's record.
+        grey: whether the image has one channel, so that its noise is a signed map and not a picture in colour.
         classes: the labels whose confidences are shown: all, or the highest before or after.
         occlusion: the true class's probability with a patch over each place; None where it was not recorded.
         saliency: what the prediction hangs on, per pixel; None where it was not recorded.
@@ -53,6 +54,7 @@ class Failure:
     image: Picture
     noise: Picture
     twin: Picture
+    grey: bool
     classes: list[int]
     occlusion: Pair | None
     saliency: Pair | None
@@ -93,6 +95,7 @@ def failures(gallery: Gallery, arrays: Arrays) -> Iterator[Failure]:
             image=photo(x),
             noise=noise(twin - x, gallery.scales.delta),
             twin=photo(twin),
+            grey=len(x) == 1,
             classes=classes_shown(item),
             occlusion=_pair(arrays, "occlusion", index, occlusion),
             saliency=_pair(arrays, "saliency", index, saliency),

@@ -13,7 +13,7 @@ from faultlight.report import assets, provenance
 from faultlight.report.charts.common import Spec, norm_name, radius_text
 from faultlight.report.charts.curve import curve_chart
 from faultlight.report.charts.flows import flow_chart
-from faultlight.report.charts.histograms import distance_chart, margin_chart
+from faultlight.report.charts.histograms import at_the_edge, distance_chart, margin_chart
 from faultlight.report.gallery import failures, read_arrays
 from faultlight.report.numbers import Numbers, percent_digits
 from faultlight.report.pictures import amplification
@@ -70,6 +70,7 @@ def _context(records: Records, summary: Summary | None) -> dict[str, Any]:
         "norm": norm_name(verdict.norm),
         "summary": summary,
         "fates": _fates(summary),
+        "at_the_edge": summary is not None and at_the_edge(summary, verdict),
         "has_pictures": (records.run / _ARRAYS).is_file(),
         "command": provenance.command_line(records.stamp),
         "stages": provenance.stages(records.stamp),

@@ -14,6 +14,8 @@ from PIL import Image
 
 SEQUENTIAL = "viridis"
 DIVERGING = "PuOr"
+# The share of a map left out at each end: the last colours of a diverging map are nearly black.
+_LEFT_OUT = {DIVERGING: 0.1}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def gradient(name: str, stops: int = 9) -> str:
 
 @cache
 def _palette(name: str) -> UInt8[np.ndarray, "256 3"]:
-    return np.array(matplotlib.colormaps[name](np.arange(256), bytes=True))[:, :3]
+    margin = _LEFT_OUT.get(name, 0.0)
+    return np.array(matplotlib.colormaps[name](np.linspace(margin, 1 - margin, 256), bytes=True))[:, :3]
 
 
 def _colours(x: Float32[np.ndarray, "c h w"]) -> Float32[np.ndarray, "h w k"]:

@@ -31,10 +31,13 @@ def word(field: str, title: str) -> Spec:
     return {"field": field, "type": "nominal", "title": title}
 
 
-def dashed_rule(at: float, text: str, left: bool = False) -> Spec:
-    """Return a layer that marks one place of the horizontal axis by a dashed line and a label to its right or left."""
-    side = {"align": "right", "dx": -6} if left else {"align": "left", "dx": 6}
-    label = {"type": "text", "baseline": "top", "y": 1, "color": "var(--ink-2)", **side}
+def dashed_rule(at: float, text: str, end: bool = False) -> Spec:
+    """Return a layer that marks one place of the horizontal axis by a dashed line with a label over it.
+
+    The label is centred on the line, or ends at it where `end` says that the line stands near the chart's edge.
+    """
+    side = {"align": "right", "dx": 4} if end else {"align": "center"}
+    label = {"type": "text", "baseline": "bottom", "y": -5, "color": "var(--ink-2)", **side}
     return {
         "data": {"values": [{"at": at, "text": text}]},
         "encoding": {"x": {"field": "at", "type": "quantitative"}},

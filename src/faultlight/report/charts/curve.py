@@ -70,7 +70,7 @@ def _line() -> Spec:
 
 def _audited(curve: Curve, asked: str) -> Spec:
     largest = max((point.epsilon for point in curve.points), default=0.0)
-    return dashed_rule(curve.audit_epsilon, f"audited ε = {asked}", left=curve.audit_epsilon > 0.6 * largest)
+    return dashed_rule(curve.audit_epsilon, f"audited ε = {asked}", end=curve.audit_epsilon > 0.9 * largest)
 
 
 def _whole(attacked: Rate, epsilon: float, n: int) -> Spec:

@@ -25,13 +25,13 @@ def margin_chart(summary: Summary) -> Spec | None:
     fate = {"field": "fate", "type": "nominal", "scale": colours, "legend": {"title": None, "orient": "top"}}
     chart = _bars(bars, "margin of the wrong class (logits)", "Histogram of margins of standing and broken images.")
     chart["layer"][0]["encoding"]["color"] = fate
-    chart["layer"].append(dashed_rule(0.0, "boundary", left=abs(float(edges[0])) > float(edges[-1])))
+    chart["layer"].append(dashed_rule(0.0, "boundary"))
     return chart
 
 
 def distance_chart(summary: Summary, verdict: Verdict) -> Spec | None:
-    """Return the twins' distances with ε marked, or None where the ledger has none."""
-    if not len(summary.distances):
+    """Return the twins' distances with ε marked, or None where the ledger has none or all are ε."""
+    if not len(summary.distances) or at_the_edge(summary, verdict):
         return None
     reach = max(float(summary.distances.max()), verdict.epsilon) * 1.04
     bars = histogram(summary.distances, np.linspace(0.0, reach, BINS + 1))
@@ -39,8 +39,13 @@ def distance_chart(summary: Summary, verdict: Verdict) -> Spec | None:
     chart = _bars(bars, title, "Histogram of the distances between images and twins.")
     chart["layer"][0]["mark"]["color"] = "var(--accent)"
     chart["layer"][0]["encoding"]["x"]["scale"] = {"domain": [0, reach], "nice": False}
-    chart["layer"].append(dashed_rule(verdict.epsilon, f"ε = {verdict.threat.partition(':')[2]}", left=True))
+    chart["layer"].append(dashed_rule(verdict.epsilon, f"ε = {verdict.threat.partition(':')[2]}", end=True))
     return chart
+
+
+def at_the_edge(summary: Summary, verdict: Verdict) -> bool:
+    """Return whether every twin lies as far from its image as the threat allows, so that a chart would show nothing."""
+    return bool(len(summary.distances)) and float(summary.distances.min()) >= 0.99 * verdict.epsilon
 
 
 def edges_about_zero(values: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " e"]:

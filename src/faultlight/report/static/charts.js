@@ -10,7 +10,7 @@
     view: { stroke: null },
     axis: { ...quiet, gridColor: 'var(--line)', domainColor: 'var(--line-2)', tickColor: 'var(--line-2)', tickSize: 4, labelPadding: 6, titlePadding: 12 },
     axisY: { domain: false, ticks: false },
-    legend: { ...quiet, labelFontSize: 13, symbolType: 'square', symbolStrokeWidth: 0, offset: 8 },
+    legend: { ...quiet, labelFontSize: 13, symbolType: 'square', symbolStrokeWidth: 0, offset: 20 },
     text: { fontSize: 12 },
   };
 

@@ -29,7 +29,7 @@ RECORDS = {
     "gallery": "records/gallery.json",
 }
 SECTIONS = ["verdict", "curve", "probes", "flows", "gallery", "network", "reproduce", "glossary"]
-COLOUR = Plan(n=300, colour=True, side=32, gallery=48, channels=6, certified=True, name="zoo:resnet18")
+COLOUR = Plan(n=300, colour=True, side=32, gallery=24, channels=6, certified=True, name="zoo:resnet18")
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_a_run_written_twice_gives_the_same_page(run: Path, page: Page) -> None:
 def test_a_page_of_many_colour_failures_stays_small(tmp_path: Path) -> None:
     html = write_report(write_run(tmp_path / "run", COLOUR)).read_bytes()
     assert len(html) <= 3_000_000
-    assert html.count(b"<template ") == 48
+    assert html.count(b"<template ") == 24, "not every failure of a default audit was drawn"
 
 
 def test_a_page_too_small_for_its_failures_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

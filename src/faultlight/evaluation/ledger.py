@@ -247,7 +247,8 @@ def create_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
             path.with_name(path.name + rest).unlink(missing_ok=True)
         partial.replace(path)
     except (OSError, sqlite3.Error) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file, or read-only
+            partial.unlink(missing_ok=True)
         raise InputError(f"{path} could not be written ({error}); choose another folder.") from error
     return Ledger(_connect(path))
 
@@ -322,12 +323,22 @@ def _lay_out(path: Path, meta: dict[str, Any]) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path)
+        return _opened(path)
+    except sqlite3.OperationalError as error:
+        remedy = "make its folder writable or free some space"
+        raise InputError(f"{path} could not be opened ({error}); {remedy}.") from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path)
+    try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-    except (OSError, sqlite3.Error) as error:
-        raise InputError(f"{path} could not be opened ({error}); {_way_on(path)}") from error
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -337,7 +348,7 @@ def _checked(connection: sqlite3.Connection, path: Path) -> Ledger:
     state = _state(connection)
     if state != "ok":
         connection.close()
-        raise InputError(f"the ledger {path} is damaged ({state}): its images and attempts are lost. {_way_on(path)}")
+        raise _damaged(path, state)
     schema = ledger.meta().get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         connection.close()
@@ -355,8 +366,11 @@ def _state(connection: sqlite3.Connection) -> str:
         return str(error)
 
 
-def _way_on(path: Path) -> str:
-    return f"Move {path.name} away and run the same command without --resume: the seed makes the same outcome anew."
+def _damaged(path: Path, state: str) -> InputError:
+    return InputError(
+        f"the ledger {path} is damaged ({state}): its images and attempts are lost. Move {path.name} away and run the "
+        "same command without --resume: the seed makes the same outcome anew."
+    )
 
 
 def _marks(kind: type[Any]) -> str:

@@ -26,7 +26,7 @@ from faultlight.runtime import lock
 from faultlight.train import Splits, load_recipe, train
 from faultlight.train import run as module_under_test
 from faultlight.train.memory import load_splits
-from faultlight.train.recipe import Recipe
+from faultlight.train.recipe import Recipe, names
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch": 32, "ema": 0.5}
 
@@ -319,6 +319,25 @@ def test_the_command_in_words(run_folder: Path, capsys: pytest.CaptureFixture[st
     assert f"faultlight audit {run_folder}" in output
     assert main([*words, str(run_folder)]) == 2
     assert "already holds run.toml" in capsys.readouterr().err
+
+
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
+
+def noise(shape: tuple[int, int, int], split: str) -> Images:
+    count = torch.arange(20)
+    x = torch.rand(20, *shape, generator=torch.Generator().manual_seed(len(split)))
+    return Images(x, count % 10, count, tuple("0123456789"), "noise", split)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_carried_recipe_runs_from_start_to_end_and_can_be_loaded(name: str, run_folder: Path) -> None:
+    narrow = {"options.width": 2} if name.startswith("resnet") else {}
+    recipe = load_recipe(name, {"epochs": 1, "batch": 10} | narrow)
+    made = Splits(*(noise(SHAPES[recipe.data], split) for split in ("train", "validation", "test")))
+    result = train(recipe, out=run_folder, data=made, quiet=True)
+    logits = result.subject()(made.test.x)
+    assert int((logits.argmax(1) == made.test.y).sum()) == round(result.test_accuracy * 20)
 
 
 def test_the_digits_recipe_reaches_its_target(run_folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_verdict_counts_what_the_ledger_holds(audited: Path) -> None:
 def test_an_image_is_not_attacked_again_once_broken(audited: Path) -> None:
     ledger = read_ledger(audited / "ledger.sqlite")
     broken_by = {row.id: row.broken_by for row in ledger.images() if row.broken}
-    order = ["fgsm", "pgd", "pgd-targeted", "pgd-finish"]
+    order = ["fgsm", "pgd", "pgd-targeted", "pgd-long", "pgd-finish"]
     for attempt in ledger.attempts():
         if attempt.probe in order and attempt.id in broken_by:
             assert order.index(attempt.probe) <= order.index(broken_by[attempt.id])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, create_ledger, resume_ledger
 from faultlight.evaluation.oracle import Model
 from faultlight.evaluation.plan import Stage, plan
-from faultlight.evaluation.probing import Scene, default_slots, first_look, probe_images
+from faultlight.evaluation.probing import Scene, default_slots, first_look, probe_images, ranked_targets
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 from faultlight.evaluation.zero import zero_gradients
 from faultlight.files import read_json, write_json, write_text
@@ -129,7 +129,8 @@ def _attack(scene: Scene, threat: Threat, stages: tuple[Stage, ...]) -> None:
         return
     for stage in stages:
         chosen = _chosen(stage, scene.ledger)
-        probe_images(scene, stage.name, stage.attack, threat, chosen, stage.exact, audited=True)
+        ranked = replace(scene, ranking=ranked_targets(scene, stage.ranked_by)) if stage.ranked_by else scene
+        probe_images(ranked, stage.name, stage.attack, threat, chosen, stage.exact, audited=True)
     scene.ledger.note("attacked", True)
 
 

@@ -23,6 +23,7 @@ class Stage:
         share: the share of standing images it is run on, those with the largest margin so far; 1 is all of them.
         least: but at least so many images.
         exact: search on the untouched model in float32, not on a faster copy.
+        ranked_by: an earlier targeted stage whose margins order the targets; "" orders them by the clean logits.
     """
 
     name: str
@@ -30,21 +31,24 @@ class Stage:
     share: float = 1.0
     least: int = 0
     exact: bool = False
+    ranked_by: str = ""
 
 
 _SWEEP = PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False)
-_TARGETS = PGD(steps=30, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", targets=9)
-_FINISH = PGD(steps=50, step_size=1.0, schedule="cosine", momentum=0.75, loss="margin", targets=3)
+_TARGETS = PGD(steps=8, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False, targets=9)
+_LONG = PGD(steps=50, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", targets=3)
 
 PLANS: dict[str, tuple[Stage, ...]] = {
     "quick": (Stage("fgsm", FGSM()), Stage("pgd", _SWEEP)),
     "standard": (
         Stage("fgsm", FGSM()),
         Stage("pgd", _SWEEP),
-        # An untargeted run that ends far from the boundary is rarely wrong by much; the near ones get every target.
-        Stage("pgd-targeted", _TARGETS, share=0.1, least=100),
+        # The margin follows the nearest wrong class alone; a short run at each class finds those it passes by, and
+        # ranks them for the long runs.
+        Stage("pgd-targeted", _TARGETS),
+        Stage("pgd-long", _LONG, share=0.25, least=200, ranked_by="pgd-targeted"),
         # Rounding in the search copy hides a last step of 1e-2 in the margin: the nearest are finished without it.
-        Stage("pgd-finish", _FINISH, share=0.02, least=50, exact=True),
+        Stage("pgd-finish", _LONG, share=0.02, least=50, exact=True, ranked_by="pgd-targeted"),
     ),
 }
 

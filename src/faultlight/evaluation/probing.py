@@ -88,6 +88,20 @@ def probe_images(
     _record(scene, Engine(probe, work, scene.judge, scene.slots), f"{name} at {threat}", len(held), audited)
 
 
+def ranked_targets(scene: Scene, probe: str) -> Tensor:
+    """Return the scene's ranking with each image's targets ordered by the margin a targeted probe reached at them.
+
+    Targets that the probe did not try follow in the order they had.
+    """
+    reached = torch.full((len(scene.images), scene.subject.classes), -torch.inf)
+    row = {image: i for i, image in enumerate(scene.images.ids.tolist())}
+    for attempt in scene.ledger.attempts(probe):
+        if attempt.margin is not None and attempt.target != UNTARGETED:
+            reached[row[attempt.id], attempt.target] = attempt.margin
+    found = reached.to(scene.ranking.device).gather(1, scene.ranking)
+    return scene.ranking.gather(1, found.argsort(dim=1, descending=True, stable=True))
+
+
 def _record(scene: Scene, engine: Engine, label: str, held: int, audited: bool) -> None:
     broke = 0
     images = len(engine.work.ids)

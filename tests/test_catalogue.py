@@ -108,5 +108,17 @@ def test_an_installed_package_joins_through_its_entry_point(tmp_path: Path, monk
     assert entry.fields == (Field("radius", "int", "2"),)
 
 
+def test_a_package_cannot_take_the_name_of_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site"
+    (site / "theirs-1.0.dist-info").mkdir(parents=True)
+    (site / "theirs-1.0.dist-info" / "entry_points.txt").write_text("[faultlight.toys]\nplain = theirs_module:Lens\n")
+    (site / "theirs_module.py").write_text("class Lens: ...\n")
+    monkeypatch.syspath_prepend(str(site))
+    with pytest.raises(
+        InputError, match=r"two toys are named 'plain', in faultlight\.toys\.plain and in theirs_module"
+    ):
+        catalogue("toys")
+
+
 def test_a_package_that_is_not_there_is_empty() -> None:
     assert catalogue("nowhere") == {}

@@ -65,6 +65,13 @@ except InputError as error:
     assert [each.name for each in tmp_path.iterdir()] == ["verdict.json"]
 
 
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(InputError, match="could not be written"):
+        write_text(tmp_path / "file" / "verdict.json", "new")
+    assert (tmp_path / "file").read_text() == "old"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_record_with_no_number_in_it_is_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):

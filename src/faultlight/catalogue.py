@@ -13,6 +13,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,12 @@ def catalogue(package: str) -> dict[str, Entry]:
     files = [path for folder in folders for path in sorted(Path(folder).glob("*.py"))]
     found = [_read(path, f"{root}.{path.stem}", path.stem) for path in files if not path.stem.startswith("_")]
     found += [_from_entry_point(point) for point in entry_points(group=root)]
-    return {entry.name: entry for entry in sorted(filter(None, found), key=lambda entry: entry.name)}
+    entries = sorted(filter(None, found), key=lambda entry: entry.name)
+    for one, other in pairwise(entries):
+        if one.name == other.name:
+            where = f"in {one.module} and in {other.module}"
+            raise InputError(f"two {package} are named {one.name!r}, {where}; uninstall or rename one.")
+    return {entry.name: entry for entry in entries}
 
 
 def lookup(package: str, name: str) -> Entry:

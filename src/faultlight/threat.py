@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Literal, get_args
 
 from faultlight.errors import InputError, nearest
@@ -59,11 +58,16 @@ def parse_threat(text: str | Threat) -> Threat:
     if not colon or not radius:
         raise InputError(f"threat {text!r} has no radius; write it like {norm}:{'1' if norm == 'l0' else '8/255'}.")
     try:
-        epsilon = float(Fraction(radius.replace(" ", "")))
+        epsilon = _number(radius)
     except (ValueError, ZeroDivisionError):
         message = f"the radius {radius!r} of threat {text!r} is not a number; write it like 8/255 or 0.3."
         raise InputError(message) from None
     return Threat(norm, epsilon, radius.replace(" ", ""))
+
+
+def _number(text: str) -> float:
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(text)
 
 
 def _check(norm: str, epsilon: float, text: str) -> None:

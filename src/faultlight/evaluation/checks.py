@@ -84,7 +84,7 @@ def zero_gradients(evidence: Evidence) -> Finding | None:
     if not evidence.zero_gradients:
         return None
     part = evidence.zero_gradients / evidence.sample
-    text = f"the margin's gradient is zero everywhere on {evidence.zero_gradients} of {evidence.sample} images ({percent(part)})"
+    text = f"the margin's gradient is zero on {evidence.zero_gradients} of {evidence.sample} images ({percent(part)})"
     if part >= _MASKED:
         text += ", so gradient attacks prove nothing here"
     return Finding("zero-gradients", "fatal" if part >= _MASKED else "warning", text)

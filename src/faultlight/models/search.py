@@ -110,7 +110,8 @@ def _fold(node: Node, calls: list[Node], modules: dict[str, nn.Module], traced: 
         return
     if sum(call.target in (node.target, before.target) for call in calls) > 2:
         return
-    traced.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+    modules[str(before.target)] = fuse_conv_bn_eval(convolution, norm)
+    traced.set_submodule(str(before.target), modules[str(before.target)])
     node.replace_all_uses_with(before)
     traced.graph.erase_node(node)
 

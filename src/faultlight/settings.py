@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -18,7 +19,8 @@ def build(entry: Entry, settings: Sequence[str], kind: str) -> Any:
         kind: "attack" or "view", for the messages.
 
     Raises:
-        InputError: no "=", a key that the class does not have, a value of the wrong type, or a key given twice.
+        InputError: no "=", a key that the class does not have, a value of the wrong type, a key given twice, or one
+            that has no default left out.
     """
     chosen = entry.load()
     hints = get_type_hints(chosen)
@@ -33,6 +35,9 @@ def build(entry: Entry, settings: Sequence[str], kind: str) -> Any:
         if key in values:
             raise InputError(f"the setting {key!r} is given twice; keep one of them.")
         values[key] = parse(key, text, hints[key])
+    missing = [field.name for field in entry.fields if not field.default and field.name not in values]
+    if missing:
+        raise InputError(f"the {kind} {entry.name!r} needs the setting {missing[0]!r}; write it like {missing[0]}=12.")
     return chosen(**values)
 
 
@@ -47,10 +52,13 @@ def parse(key: str, text: str, hint: Any) -> Any:
     if text.lower() == "none" and type(None) in get_args(hint):
         return None
     try:
-        return TypeAdapter(hint).validate_strings(text)
+        value = TypeAdapter(hint).validate_strings(text)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise InputError(f"the setting {key}={text} cannot be used: {reason[:1].lower()}{reason[1:]}.") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"the setting {key}={text} cannot be used: it must be a finite number.")
+    return value
 
 
 def listing(package: str) -> str:

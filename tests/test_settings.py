@@ -1,0 +1,133 @@
+"""Settings written as K=V: every type an attack or a view may want, and every way to write them wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import faultlight
+from faultlight.attacks.pgd import PGD
+from faultlight.catalogue import catalogue, lookup
+from faultlight.errors import InputError
+from faultlight.settings import build, listing, parse
+
+NEEDY = '''
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Needy:
+    """Cannot do without its size."""
+
+    size: int
+    name: str | None = None
+    loud: bool = False
+    sides: tuple[int, int] | None = None
+'''
+
+
+@pytest.fixture(autouse=True)
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package `faultlight.toys` of one file."""
+    (tmp_path / "toys").mkdir()
+    (tmp_path / "toys" / "__init__.py").write_text("")
+    (tmp_path / "toys" / "needy.py").write_text(NEEDY)
+    monkeypatch.setattr(faultlight, "__path__", [*faultlight.__path__, str(tmp_path)])
+    catalogue.cache_clear()
+    yield
+    catalogue.cache_clear()
+
+
+def pgd(*settings: str) -> Any:
+    return build(lookup("attacks", "pgd"), settings, "attack")
+
+
+def test_what_is_not_set_keeps_its_default() -> None:
+    assert pgd() == PGD()
+
+
+def test_settings_of_every_type() -> None:
+    chosen = pgd("steps=12", "step_size=0.25", "loss=dlr", "random_start=false", "schedule=cosine", "momentum=1e-1")
+    assert chosen == PGD(12, 0.25, "cosine", 0.1, "dlr", random_start=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("3", int, 3),
+        ("-3", int, -3),
+        ("0.5", float, 0.5),
+        ("3", float, 3.0),
+        ("1e-3", float, 0.001),
+        ("true", bool, True),
+        ("off", bool, False),
+        ("0", bool, False),
+        ("margin", Literal["margin", "dlr"], "margin"),
+        ("conv1", str | None, "conv1"),
+        ("none", str | None, None),
+        ("None", int | None, None),
+        ("none", str, "none"),
+        ("4", int | None, 4),
+        ("a=b", str, "a=b"),
+    ],
+)
+def test_values(text: str, hint: Any, value: Any) -> None:
+    found = parse("key", text, hint)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("many", int),
+        ("4.5", int),
+        ("none", int),
+        ("", int),
+        ("nan", float),
+        ("inf", float),
+        ("-inf", float),
+        ("nan", float | None),
+        ("perhaps", bool),
+        ("mergin", Literal["margin", "dlr"]),
+        ("8/255", float),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(text: str, hint: Any) -> None:
+    with pytest.raises(InputError, match=rf"the setting key={text} cannot be used: [a-z]"):
+        parse("key", text, hint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["steps"], r"'steps' has no value; write it like steps=12"),
+        (["step=3"], r"the attack 'pgd' has no setting 'step'; did you mean 'steps'\? known: .*restarts"),
+        (["steps=3", "loss=dlr", "steps=4"], r"'steps' is given twice"),
+        (["steps=0"], r"steps ≥ 1"),
+        (["=3"], r"no setting ''"),
+        (["steps=3,loss=dlr"], r"steps=3,loss=dlr cannot be used"),
+    ],
+)
+def test_settings_that_make_no_attack_are_refused(settings: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        pgd(*settings)
+
+
+def test_a_setting_without_a_default_is_asked_for() -> None:
+    with pytest.raises(InputError, match="the toy 'needy' needs the setting 'size'; write it like size=12"):
+        build(lookup("toys", "needy"), ["loud=yes"], "toy")
+    chosen = build(lookup("toys", "needy"), ["size=3", "name=none", "loud=yes"], "toy")
+    assert (chosen.size, chosen.name, chosen.loud) == (3, None, True)
+
+
+def test_the_listing_names_each_entry_and_its_settings() -> None:
+    assert listing("toys").splitlines() == [
+        "needy: Cannot do without its size.",
+        "    --set size=, name, loud=False, sides",
+    ]
+    lines = listing("attacks").splitlines()
+    assert "    --set loss='cross-entropy'" in lines
+    assert [line.partition(":")[0] for line in lines if not line.startswith(" ")] == list(catalogue("attacks"))

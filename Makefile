@@ -2,6 +2,7 @@
 # make test       the environment and the tests (make test-slow: those longer than a few seconds)
 # make lint       formatting, lint, types, and the one-way imports
 # make bench      side by side with the peers
+# make docs       the pages of docs/ that are made from the source
 # Another interpreter: make test PYTHON=python3.13
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MAKEFLAGS += --no-print-directory
 
-.PHONY: audit test test-slow lint format bench clean
+.PHONY: audit test test-slow lint format bench docs clean
 
 audit: $(VENV)/.installed
 	@$(BIN)/faultlight audit
@@ -34,6 +35,9 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	@for name in $$(grep -l __main__ benchmarks/*.py | xargs -n 1 basename -s .py); do \
 	  echo "== $$name"; $(BIN)/python -m "benchmarks.$$name" || exit 1; done
+
+docs: $(VENV)/.installed
+	@$(BIN)/python scripts/docs.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

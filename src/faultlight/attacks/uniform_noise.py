@@ -15,7 +15,8 @@ class UniformNoise:
 
     L∞: x' = clip(x + ε·u), u ~ U[−1, 1]; other norms as `geometry.random_in_ball` says.
 
-    Source: Carlini et al. 2019, "On evaluating adversarial robustness", §3.2 (random noise as a sanity check).
+    Source: Carlini et al. 2019, "On evaluating adversarial robustness", the checklist's attack "with random noise of
+    the correct norm".
 
     Args:
         steps: how many points are tried for each image, after a first one.

@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 
 # Nets of a few thousand parameters lose more to waking many threads than they gain. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# On a busy machine, threads that spin at each barrier cost more than the work.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Every function and dataclass of the package is checked against its annotations, array shapes included, whenever a
 # test calls it. It works on the source as it is imported, so it must come before the first import of the package;

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     _spell_what_a_terminal_cannot_show()
+    _share_the_cores()
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -197,6 +198,16 @@ def _leave_quietly() -> int:
     # The interpreter flushes once more at its end; into the closed pipe that would print a complaint.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _BROKEN_PIPE
+
+
+def _share_the_cores() -> None:
+    """Have libgomp's threads sleep soon at a barrier, in place of spinning for milliseconds.
+
+    On a busy machine the spinning costs more than the work. It must be said before torch is loaded, and what the user
+    has set comes first.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _spell_what_a_terminal_cannot_show() -> None:

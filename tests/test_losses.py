@@ -54,6 +54,12 @@ def test_dlr_of_another_order_by_hand() -> None:
     assert float(losses.dlr(torch.tensor([[1.0, 5.0, 3.0, 2.0]]), labels(2))) == pytest.approx(2 / 3)
 
 
+def test_targeted_dlr_of_another_order_by_hand() -> None:
+    """Target 3 of (5, 3, 2, 0), label 1: −(3 − 0) / (5 − (2 + 0)/2) = −3/4."""
+    found = losses.targeted_dlr(torch.tensor([[5.0, 3.0, 2.0, 0.0]]), ONE, labels(3))
+    assert float(found) == pytest.approx(-0.75)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("target", [UNTARGETED, 1])

@@ -140,6 +140,16 @@ def test_keys_and_steps_share_no_numbers() -> None:
     assert len(words.unique()) == len(words)
 
 
+def test_numbers_are_made_of_their_bits() -> None:
+    """Uniform: the upper 24 bits over 2²⁴; normal: Box–Muller of two such words, in plain arithmetic."""
+    ids, step = column(5), column(3)
+    words = [word >> 40 for word in unsigned(rng.bits(9, ids, step, 8))]
+    assert rng.uniform(9, ids, step, (8,)).flatten().tolist() == [word / 2**24 for word in words]
+    pairs = zip(words[:4], words[4:], strict=True)
+    expected = [math.sqrt(-2 * math.log((a + 1) / 2**24)) * math.cos(2 * math.pi * b / 2**24) for a, b in pairs]
+    assert rng.normal(9, ids, step, (4,)).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_normal_numbers_are_normal() -> None:
     ids, step = torch.arange(40), torch.full((40,), 7)
     values = rng.normal(rng.key(0, "test"), ids, step, (5, 10, 100)).double().flatten()

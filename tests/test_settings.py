@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -29,15 +30,17 @@ class Needy:
 
 
 @pytest.fixture(autouse=True)
-def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package `faultlight.toys` of one file."""
-    (tmp_path / "toys").mkdir()
-    (tmp_path / "toys" / "__init__.py").write_text("")
-    (tmp_path / "toys" / "needy.py").write_text(NEEDY)
+def gadgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package `faultlight.gadgets` of one file."""
+    (tmp_path / "gadgets").mkdir()
+    (tmp_path / "gadgets" / "__init__.py").write_text("")
+    (tmp_path / "gadgets" / "needy.py").write_text(NEEDY)
     monkeypatch.setattr(faultlight, "__path__", [*faultlight.__path__, str(tmp_path)])
     catalogue.cache_clear()
     yield
     catalogue.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("faultlight.gadgets")]:
+        del sys.modules[name]
 
 
 def pgd(*settings: str) -> Any:
@@ -117,14 +120,14 @@ def test_settings_that_make_no_attack_are_refused(settings: list[str], said: str
 
 
 def test_a_setting_without_a_default_is_asked_for() -> None:
-    with pytest.raises(InputError, match="the toy 'needy' needs the setting 'size'; write it like size=12"):
-        build(lookup("toys", "needy"), ["loud=yes"], "toy")
-    chosen = build(lookup("toys", "needy"), ["size=3", "name=none", "loud=yes"], "toy")
+    with pytest.raises(InputError, match="the gadget 'needy' needs the setting 'size'; write it like size=12"):
+        build(lookup("gadgets", "needy"), ["loud=yes"], "gadget")
+    chosen = build(lookup("gadgets", "needy"), ["size=3", "name=none", "loud=yes"], "gadget")
     assert (chosen.size, chosen.name, chosen.loud) == (3, None, True)
 
 
 def test_the_listing_names_each_entry_and_its_settings() -> None:
-    assert listing("toys").splitlines() == [
+    assert listing("gadgets").splitlines() == [
         "needy: Cannot do without its size.",
         "    --set size=, name, loud=False, sides",
     ]

@@ -37,7 +37,8 @@ class Agreement:
 
     def __str__(self) -> str:
         verb = "used" if self.accepted else "not used"
-        return f"bfloat16 search copy {verb}: {100 * self.labels:.1f} % of labels and {100 * self.signs:.1f} % of gradient signs agree"
+        labels, signs = f"{100 * self.labels:.1f} %", f"{100 * self.signs:.1f} %"
+        return f"bfloat16 search copy {verb}: {labels} of labels and {signs} of gradient signs agree"
 
 
 class SearchCopy(nn.Module):

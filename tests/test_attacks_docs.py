@@ -117,7 +117,7 @@ def test_the_page_names_what_a_problem_offers() -> None:
         re.findall(r"`(\w+)(?:\([\w, ]*\))?`", "\n".join(line for line in table.splitlines() if line[:1] == "|"))
     )
     offered = {name for name in [*vars(Problem), *Problem.__annotations__] if not name.startswith("_")}
-    assert offered - {"key", "oracle"} <= named
+    assert offered - {"key", "oracle", "bounds"} <= named
 
 
 def test_the_entry_point_of_the_page_is_of_the_group_that_is_read() -> None:

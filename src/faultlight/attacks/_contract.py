@@ -56,6 +56,7 @@ class Problem:
         threat: the ball.
         key: the key of the probe's random numbers (`rng.key(seed, probe)`).
         oracle: the model, as far as an attack may see it.
+        bounds: `geometry.box(x, threat)` where it is known already, for it is needed at every step; None finds it anew.
     """
 
     x: Pixels
@@ -67,6 +68,7 @@ class Problem:
     threat: Threat
     key: int
     oracle: Oracle
+    bounds: tuple[Pixels, Pixels] | None = None
 
     def logits(self, x: Pixels) -> Float32[Tensor, "n classes"]:
         """Return the logits of the points x."""
@@ -87,6 +89,8 @@ class Problem:
 
     def project(self, candidate: Pixels) -> Pixels:
         """Move the points into the ball and into [0, 1]."""
+        if self.bounds is not None and self.threat.norm == "linf":
+            return torch.clamp(candidate, *self.bounds)
         return geometry.project(candidate, self.x, self.threat)
 
     def uniform(self, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -90,6 +90,7 @@ class Slots:
         step: the step it is at.
         value: the largest goal margin seen in the search.
         best: the point where it was seen; once accepted, the twin.
+        lower, upper: the box around the image, found once.
         judged: the largest margin that the judge has confirmed.
         accepted, distance, prediction, fragile: the judge's ruling on the twin.
         refused: claims of success that the judge did not uphold.
@@ -105,6 +106,8 @@ class Slots:
     backwards: Int64[Tensor, " n"]
     value: Float32[Tensor, " n"]
     best: Float32[Tensor, "n c h w"]
+    lower: Float32[Tensor, "n c h w"]
+    upper: Float32[Tensor, "n c h w"]
     judged: Float32[Tensor, " n"]
     accepted: Bool[Tensor, " n"]
     distance: Float64[Tensor, " n"]
@@ -116,6 +119,12 @@ class Slots:
 
     def __len__(self) -> int:
         return len(self.row)
+
+
+# What a settled attempt takes from its slot.
+_COLUMNS = tuple(
+    field.name for field in fields(Slots) if field.name not in ("value", "judged", "best", "lower", "upper")
+)
 
 
 def jobs(attack: Attack, work: Work) -> int:
@@ -192,6 +201,7 @@ class Engine:
             partial(torch.zeros, n, dtype=torch.bool, device=device),
         )
         lowest = torch.full((n,), -torch.inf, device=device)
+        lower, upper = geometry.box(self.work.x[row], self.probe.threat)
         return Slots(
             row=row,
             job=job,
@@ -201,6 +211,8 @@ class Engine:
             backwards=count(),
             value=lowest,
             best=self.work.x[row],
+            lower=lower,
+            upper=upper,
             judged=lowest.clone(),
             accepted=flag(),
             distance=torch.zeros(n, dtype=torch.float64, device=device),
@@ -229,6 +241,7 @@ class Engine:
             threat=self.probe.threat,
             key=self.probe.key,
             oracle=self._oracle,
+            bounds=(slots.lower, slots.upper),
         )
 
     def _advance(self, slots: Slots, state: Any) -> tuple[tuple[Slots, Any] | None, list[Settled]]:
@@ -293,30 +306,33 @@ class Engine:
     def _settle(self, done: Slots) -> list[Settled]:
         unsafe = done.outside | done.invalid | (not self.probe.exact)
         margin = torch.where(unsafe, done.judged, torch.maximum(done.judged, done.value))
-        settled = [self._attempt(done, i, margin) for i in range(len(done))]
+        ids = self.work.ids[done.row].tolist()
+        # One transfer a column: asked one by one, the numbers of thousands of rows cost more than a step.
+        columns = {name: getattr(done, name).tolist() for name in _COLUMNS} | {"id": ids, "margin": margin.tolist()}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        settled = [self._settled(row, done.best[i]) for i, row in enumerate(rows)]
         self._queue.extend((result.row, result.job + 1) for result in settled if not self.is_last(result))
         return settled
 
-    def _attempt(self, done: Slots, i: int, margin: Tensor) -> Settled:
-        accepted = bool(done.accepted[i])
-        value = float(margin[i])
+    def _settled(self, row: dict[str, Any], best: Tensor) -> Settled:
+        accepted = row["accepted"]
         attempt = Attempt(
-            id=int(self.work.ids[done.row[i]]),
+            id=row["id"],
             probe=self.probe.name,
             threat=str(self.probe.threat),
-            restart=int(done.job[i]) % restarts(self.probe.attack),
-            target=int(done.target[i]),
-            outcome=_outcome(accepted, bool(done.invalid[i]), bool(done.outside[i])),
-            margin=value if math.isfinite(value) else None,
-            distance=float(done.distance[i]) if accepted else None,
-            twin_prediction=int(done.prediction[i]) if accepted else None,
-            fragile=bool(done.fragile[i]),
-            steps=int(done.step[i]),
-            forwards=int(done.forwards[i]),
-            backwards=int(done.backwards[i]),
-            claims_refused=int(done.refused[i]),
+            restart=row["job"] % restarts(self.probe.attack),
+            target=row["target"],
+            outcome=_outcome(accepted, row["invalid"], row["outside"]),
+            margin=row["margin"] if math.isfinite(row["margin"]) else None,
+            distance=row["distance"] if accepted else None,
+            twin_prediction=row["prediction"] if accepted else None,
+            fragile=row["fragile"],
+            steps=row["step"],
+            forwards=row["forwards"],
+            backwards=row["backwards"],
+            claims_refused=row["refused"],
         )
-        return Settled(int(done.row[i]), int(done.job[i]), attempt, done.best[i].clone() if accepted else None)
+        return Settled(row["row"], row["job"], attempt, best.clone() if accepted else None)
 
     def _halve(self, flight: tuple[Slots, Any] | None, error: Exception) -> None:
         """Put the jobs in flight back and halve slots and piece; raise anything but lack of memory."""

@@ -45,8 +45,8 @@ PLANS: dict[str, tuple[Stage, ...]] = {
         Stage("pgd", _SWEEP),
         # The margin follows the nearest wrong class alone; a short run at each class finds those it passes by, and
         # ranks them for the long runs.
-        Stage("pgd-targeted", _TARGETS),
-        Stage("pgd-long", _LONG, share=0.25, least=200, ranked_by="pgd-targeted"),
+        Stage("pgd-targeted", _TARGETS, share=0.25, least=500),
+        Stage("pgd-long", _LONG, share=0.05, least=200, ranked_by="pgd-targeted"),
         # Rounding in the search copy hides a last step of 1e-2 in the margin: the nearest are finished without it.
         Stage("pgd-finish", _LONG, share=0.02, least=50, exact=True, ranked_by="pgd-targeted"),
     ),

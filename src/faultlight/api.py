@@ -17,10 +17,9 @@ from faultlight.errors import InputError
 from faultlight.evaluation.audit import Run, Settings, audit_images
 from faultlight.evaluation.engine import Engine, Probe, Work
 from faultlight.evaluation.judge import Judge
-from faultlight.evaluation.probing import default_slots, first_look
+from faultlight.evaluation.probing import default_slots, first_look, search_model
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
-from faultlight.models.search import search_copy
 from faultlight.models.subject import Subject
 from faultlight.progress import Progress
 from faultlight.report.write import write_report
@@ -84,7 +83,7 @@ def attack(
         result.broken.float().mean()
     """
     check_images(images)
-    check_subject(subject, images)
+    notes = check_subject(subject, images)
     if target is not None and not 0 <= target < subject.classes:
         raise InputError(f"target {target} is no class of {images.name!r}; choose 0 … {subject.classes - 1}.")
     images = images.to(subject.device)
@@ -93,10 +92,10 @@ def attack(
     prediction = torch.tensor([row.prediction for row in rows], device=subject.device)
     finite = torch.tensor([row.clean_margin is not None for row in rows], device=subject.device)
     reached = (prediction != images.y if target is None else prediction == target) & finite
-    copy, _ = search_copy(subject, images.x) if fast else (None, None)
+    model = search_model(subject, images, notes)[0] if fast else subject
     name = type(attack).__name__.lower()
     ball = parse_threat(threat)
-    probe = Probe(name, attack, ball, copy or subject, rng.key(seed, name, str(ball)), copy is None)
+    probe = Probe(name, attack, ball, model, rng.key(seed, name, str(ball)), model is subject)
     open_rows = (finite & ~reached).nonzero()[:, 0]
     goal = torch.full_like(open_rows, UNTARGETED if target is None else target)
     work = Work(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
 
 from faultlight import __version__, runtime, stamp
 from faultlight.data.images import Images
@@ -19,15 +18,13 @@ from faultlight.evaluation import curve, records
 from faultlight.evaluation.checks import CurvePoint, Evidence, run_checks
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, create_ledger, resume_ledger
-from faultlight.evaluation.oracle import Model
 from faultlight.evaluation.plan import Stage, plan
-from faultlight.evaluation.probing import Scene, default_slots, first_look, probe_images, ranked_targets
+from faultlight.evaluation.probing import Scene, default_slots, first_look, probe_images, ranked_targets, search_model
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 from faultlight.evaluation.zero import zero_gradients
 from faultlight.files import read_json, write_json, write_text
 from faultlight.geometry import diameter
-from faultlight.models.inspect import NOTE_PROBABILITIES, check_subject
-from faultlight.models.search import search_copy
+from faultlight.models.inspect import check_subject
 from faultlight.models.subject import Note, Subject
 from faultlight.threat import Threat
 
@@ -111,7 +108,8 @@ def _run(
     rows, ranking = first_look(judge, images)
     ledger.add_images(rows)
     slots = settings.slots or default_slots(images, subject.device)
-    search = _search_model(subject, images, notes, ledger)
+    search, how = search_model(subject, images, notes)
+    ledger.note("search", how)
     scene = Scene(subject, images, search, judge, ledger, ranking, settings.seed, slots, quiet)
     conclude = partial(_conclude, scene, settings, stages, notes, out, began)
     try:
@@ -237,15 +235,6 @@ def _verdict_record(
         },
     }
     return verdict.record() | facts
-
-
-def _search_model(subject: Subject, images: Images, notes: tuple[Note, ...], ledger: Ledger) -> Model:
-    if any(note.check == NOTE_PROBABILITIES for note in notes):
-        ledger.note("search", "the logarithm of the model's probabilities, in float32")
-        return lambda x: subject(x).clamp(min=torch.finfo(torch.float32).tiny).log()
-    copy, agreement = search_copy(subject, images.x)
-    ledger.note("search", str(agreement) if agreement else "the model itself, in float32")
-    return subject if copy is None else copy
 
 
 def _open(out: Path, subject: Subject, images: Images, settings: Settings, resume: bool) -> Ledger:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from faultlight.errors import InputError, nearest
-from faultlight.evaluation.verdict import Share, Verdict, percent
+from faultlight.evaluation.verdict import Share, Verdict
 
 _FORM = re.compile(r"\s*([a-z]+)\s*(>=|<=)\s*([0-9.]+)\s*(%?)\s*")
 _QUANTITIES = ("clean", "attacked", "certified")
@@ -39,7 +39,7 @@ class Gate:
         return (
             None
             if holds
-            else f"{self} fails: {percent(share.value)} with the {which} end of its interval at {percent(end)}"
+            else f"{self} fails: {_exact(share.value)} with the {which} end of its interval at {_exact(end)}"
         )
 
     def __str__(self) -> str:
@@ -69,3 +69,8 @@ def _parse(text: str) -> Gate:
     if bound > 1:
         raise InputError(f"the bound of the gate {text!r} is above 1; write shares like 0.45, or 45%.")
     return Gate(quantity, relation, bound)  # type: ignore[arg-type]
+
+
+def _exact(value: float) -> str:
+    # A bound of 45 % that fails at 44.96 % must not read as 45.0 %.
+    return f"{100 * value:.2f} %"

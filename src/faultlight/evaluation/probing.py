@@ -16,7 +16,9 @@ from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status
 from faultlight.evaluation.oracle import Model, piece_rows
 from faultlight.losses import UNTARGETED
-from faultlight.models.subject import Subject
+from faultlight.models.inspect import NOTE_PROBABILITIES
+from faultlight.models.search import search_copy
+from faultlight.models.subject import Note, Subject
 from faultlight.progress import Progress
 from faultlight.threat import Threat
 
@@ -53,6 +55,19 @@ class Scene:
 def default_slots(images: Images, device: torch.device) -> int:
     """Return how many jobs are kept in flight: eight pieces of the model's fixed batch."""
     return _PIECES * piece_rows(images.shape, device)
+
+
+def search_model(subject: Subject, images: Images, notes: Sequence[Note]) -> tuple[Model, str]:
+    """Return the model that attacks search on, and a sentence that says which it is.
+
+    A faster copy where one pays and agrees, else the subject itself. Of a subject that gives probabilities the
+    logarithm is searched: their own gradients vanish where the model is sure.
+    """
+    if any(note.check == NOTE_PROBABILITIES for note in notes):
+        tiny = torch.finfo(torch.float32).tiny
+        return lambda x: subject(x).clamp(min=tiny).log(), "the logarithm of the model's probabilities, in float32"
+    copy, agreement = search_copy(subject, images.x)
+    return copy or subject, str(agreement) if agreement else "the model itself, in float32"
 
 
 def first_look(judge: Judge, images: Images) -> tuple[list[ImageRow], Tensor]:

@@ -76,8 +76,8 @@ def test_the_cautious_end_decides(text: str, holds: bool) -> None:
 
 def test_a_failure_says_the_value_and_the_end() -> None:
     (low, high) = parse_gates(["attacked>=0.45", "attacked<=0.45"])
-    assert low.failure(verdict(5, 5)) == "attacked>=0.45 fails: 50.0 % with the lower end of its interval at 18.7 %"
-    assert high.failure(verdict(5, 5)) == "attacked<=0.45 fails: 50.0 % with the upper end of its interval at 81.3 %"
+    assert low.failure(verdict(5, 5)) == "attacked>=0.45 fails: 50.00 % with the lower end of its interval at 18.71 %"
+    assert high.failure(verdict(5, 5)) == "attacked<=0.45 fails: 50.00 % with the upper end of its interval at 81.29 %"
 
 
 def test_a_larger_n_lets_the_same_share_pass() -> None:

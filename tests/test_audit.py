@@ -15,7 +15,11 @@ from torch import Tensor, nn
 import faultlight as fl
 import runs
 from faultlight.errors import InputError
+from faultlight.evaluation import curve
 from faultlight.evaluation.ledger import Status, read_ledger
+from faultlight.evaluation.probing import search_models
+from faultlight.models.inspect import check_subject
+from faultlight.threat import parse_threat
 
 THREAT = "linf:0.15"
 
@@ -232,3 +236,70 @@ def test_l2_audit_keeps_every_twin_in_its_ball(tmp_path: Path) -> None:
 def test_ledger_of_a_finished_run_is_one_file(audited: Path) -> None:
     assert [path.name for path in audited.glob("ledger*")] == ["ledger.sqlite"]
     assert sqlite3.connect(audited / "ledger.sqlite").execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+class Brittle(nn.Module):
+    """NaN wherever a pixel is not a sixteenth, as the pixels of every clean digit are; right answers else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = runs.templates()
+
+    def forward(self, x: Tensor) -> Tensor:
+        odd = ((x * 16 - (x * 16).round()).abs() > 1e-3).flatten(1).any(1, keepdim=True)
+        return torch.where(odd, torch.nan, self.inner(x))
+
+
+def test_nan_under_attack_alone_makes_images_invalid(tmp_path: Path) -> None:
+    run = fl.audit(runs.subject(Brittle()), runs.digits(), "linf:0.1", tmp_path / "run", effort="quick")
+    rows = read_ledger(tmp_path / "run" / "ledger.sqlite").images()
+    assert run.verdict.invalid == sum(row.status == Status.INVALID for row in rows) > 20
+    assert not any(row.broken for row in rows)
+    assert json.loads((tmp_path / "run" / "records" / "curve.json").read_text())["n"] == 60
+
+
+class WithoutNumbers(nn.Module):
+    """The templates' logits, with a gradient that is NaN everywhere: 0 · √0 differentiates to 0 · ∞."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = runs.templates()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        return logits + (x * 0).sqrt().flatten(1).sum(1, keepdim=True) * 0
+
+
+def test_gradients_that_are_not_numbers_withhold_the_verdict(tmp_path: Path) -> None:
+    run = fl.audit(runs.subject(WithoutNumbers()), runs.digits(), THREAT, tmp_path / "run", effort="quick")
+    assert run.verdict.status == "withheld"
+    assert "not a number" in run.verdict.sentence
+
+
+def test_twin_changed_in_the_ledger_is_found(tmp_path: Path) -> None:
+    fl.audit(runs.subject(), runs.digits(20), THREAT, tmp_path / "run", effort="quick")
+    base = sqlite3.connect(tmp_path / "run" / "ledger.sqlite")
+    ((image, pixels),) = base.execute("SELECT id, x FROM twins ORDER BY id LIMIT 1")
+    base.execute("UPDATE twins SET x = ? WHERE id = ?", (b"\0" * 120 + pixels[120:], image))
+    base.commit()
+    base.close()
+    with pytest.raises(InputError, match=f"damaged: the twins of 1 images \\(ids {image}\\)"):
+        fl.audit(runs.subject(), runs.digits(20), THREAT, tmp_path / "run", effort="quick", resume=True)
+
+
+def test_a_radius_half_done_is_no_point_of_the_curve(audited: Path) -> None:
+    ledger = read_ledger(audited / "ledger.sqlite")
+    attempts, images = ledger.attempts(), ledger.images()
+    balls = curve.radii(parse_threat(THREAT), (1, 8, 8))
+    whole = curve.curve_points(images, attempts, balls)
+    last = [a for a in attempts if a.probe == curve.PROBE and a.threat == str(balls[-1])]
+    assert [p.text for p in whole] == ["0", *(ball.text for ball in balls)]
+    assert curve.curve_points(images, [a for a in attempts if a is not last[0]], balls) == whole[:-1]
+
+
+def test_exact_searches_of_probabilities_use_their_logarithm_too() -> None:
+    subject, images = runs.subject(Probabilities()), runs.digits(30)
+    search, exact, how = search_models(subject, images, check_subject(subject, images))
+    assert "logarithm" in how
+    for model in (search, exact):
+        assert torch.equal(model(images.x), subject(images.x).clamp(min=torch.finfo(torch.float32).tiny).log())

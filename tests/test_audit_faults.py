@@ -43,7 +43,7 @@ def detached():
 def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("factory")
     weights = folder / "weights.pt"
-    torch.save({name.replace("3.", "3."): value for name, value in runs.templates().state_dict().items()}, weights)
+    torch.save(runs.templates().state_dict(), weights)
     path = folder / "nets.py"
     path.write_text(FACTORY.format(weights=str(weights)))
     return path
@@ -222,6 +222,14 @@ def test_wrong_words_are_named_before_anything_is_written(
     done = call(words(factory, tmp_path / "run", *more))
     assert done.returncode == 2
     assert said in sentence(done)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [["--threat", "linf:8"], ["--effort", "silly"], ["--threat", "l2:9"]])
+def test_wrong_words_are_named_before_a_net_is_trained(tmp_path: Path, more: list[str]) -> None:
+    done = call([*PROGRAM, "audit", "--out", str(tmp_path / "run"), *more])
+    assert done.returncode == 2
+    assert sentence(done)
     assert not (tmp_path / "run").exists()
 
 

@@ -21,9 +21,9 @@ STOOD = replace(BROKE, outcome=Outcome.STOOD, margin=-0.5, distance=None, twin_p
 
 
 def rows(right: int, wrong: int = 0, invalid: int = 0) -> list[ImageRow]:
-    good = [ImageRow(i, 0, 0, Status.STANDING) for i in range(right)]
-    bad = [ImageRow(right + i, 0, 1, Status.MISCLASSIFIED) for i in range(wrong)]
-    return good + bad + [ImageRow(right + wrong + i, 0, 0, Status.INVALID) for i in range(invalid)]
+    good = [ImageRow(i, i % 10, i % 10, Status.STANDING) for i in range(right)]
+    bad = [ImageRow(right + i, i % 10, (i + 1) % 10, Status.MISCLASSIFIED) for i in range(wrong)]
+    return good + bad + [ImageRow(right + wrong + i, i % 10, i % 10, Status.INVALID) for i in range(invalid)]
 
 
 def curve(*standing: frozenset[int]) -> list[CurvePoint]:
@@ -36,7 +36,7 @@ FAULTLESS = Evidence(
     classes=10,
     norm="linf",
     notes=(),
-    zero_gradients=0,
+    useless_gradients=0,
     sample=95,
     curve=curve(SAMPLE, frozenset(range(60)), frozenset(range(30)), frozenset()),
     reaches_all=True,
@@ -71,10 +71,10 @@ FAULTS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         {"images": rows(55, 45), "classes": 2},
         {"images": rows(65, 35), "classes": 2},
     ),
-    ("clean-accuracy-at-chance", "fatal", {"images": rows(0, 0)}, {"images": rows(3, 0)}),
-    ("zero-gradients", "fatal", {"zero_gradients": 48}, {}),
-    ("zero-gradients", "warning", {"zero_gradients": 47}, {}),
-    ("zero-gradients", "warning", {"zero_gradients": 1}, {"zero_gradients": 0}),
+    ("clean-accuracy-at-chance", "fatal", {"images": rows(0, 0)}, {"images": rows(20, 0)}),
+    ("zero-gradients", "fatal", {"useless_gradients": 48}, {}),
+    ("zero-gradients", "warning", {"useless_gradients": 47}, {}),
+    ("zero-gradients", "warning", {"useless_gradients": 1}, {"useless_gradients": 0}),
     ("random-output", "warning", note("random-output"), note("other")),
     ("train-mode", "info", note("train-mode"), note("other")),
     ("untrained", "warning", note("untrained"), note("other")),
@@ -138,7 +138,7 @@ def test_every_check_is_tested_above() -> None:
 def test_evidence_names_its_numbers() -> None:
     by_fault = {
         "12.0 %": {"images": rows(12, 88)},
-        "48 of 95": {"zero_gradients": 48},
+        "48 of 95": {"useless_gradients": 48},
         "1 images (ids 100)": {"images": rows(95, 5, 1)},
         "4 of 100 images": {"curve": curve(SAMPLE, frozenset(range(60)), frozenset(range(64)), frozenset())},
         "ε = 0.2": {"curve": curve(SAMPLE, frozenset(range(60)), frozenset(range(18)))},
@@ -169,7 +169,7 @@ def test_an_audit_that_was_stopped_early_is_judged_by_what_there_is() -> None:
 
 
 def test_findings_come_in_the_order_of_the_checks() -> None:
-    several = names(norm="l1", zero_gradients=1, notes=(Note("train-mode", "seen"), Note("random-output", "seen")))
+    several = names(norm="l1", useless_gradients=1, notes=(Note("train-mode", "seen"), Note("random-output", "seen")))
     assert several == ["zero-gradients", "random-output", "train-mode", "weak-norm"]
 
 
@@ -205,3 +205,9 @@ def test_a_search_that_lies_is_found_in_its_attempts() -> None:
     settled = toys.settle(running)
     assert not any(one.attempt.broke for one in settled)
     assert [finding.check for finding in found(attempts=[one.attempt for one in settled])] == ["claims-refused"]
+
+
+def test_always_the_most_common_label_is_no_better_than_chance() -> None:
+    common = [ImageRow(i, 0, 0, Status.STANDING) for i in range(70)]
+    rare = [ImageRow(70 + i, 1, 0, Status.MISCLASSIFIED) for i in range(30)]
+    assert "clean-accuracy-at-chance" in names(images=common + rare, classes=2)

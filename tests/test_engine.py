@@ -19,6 +19,7 @@ from faultlight.attacks.fgsm import FGSM
 from faultlight.attacks.pgd import PGD
 from faultlight.attacks.uniform_noise import UniformNoise
 from faultlight.errors import InputError
+from faultlight.evaluation import engine as engine_module
 from faultlight.evaluation.engine import Engine, Settled, jobs
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, Outcome
@@ -492,3 +493,23 @@ def test_probes_of_other_names_and_seeds_draw_other_numbers() -> None:
     drawn = [replace(posed, key=key).uniform() for key in keys]
     assert not torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("name", ["join", "take"])
+def test_lack_of_memory_between_two_steps_loses_no_job(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = toys.convolutional(3)
+    data = toys.images(net, 3, n=24, shape=(2, 6, 6), spread=0.5)
+    attack = PGD(steps=5, restarts=2)
+    expected = toys.settle(toys.engine(Subject(net, 3), data, attack, "linf:0.03", slots=8))
+    inner, calls = getattr(engine_module, name), iter(range(1000))
+
+    def sometimes(*rows: Any) -> Any:
+        if next(calls) in (1, 5):
+            raise MemoryError
+        return inner(*rows)
+
+    monkeypatch.setattr(engine_module, name, sometimes)
+    running = toys.engine(Subject(net, 3), data, attack, "linf:0.03", slots=8)
+    found = toys.settle(running)
+    assert running.halved == 2
+    assert sorted((one.row, one.job) for one in found) == sorted((one.row, one.job) for one in expected)

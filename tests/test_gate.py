@@ -22,7 +22,6 @@ def verdict(standing: int, broken: int, *findings: Finding) -> Verdict:
     [
         ("attacked>=0.45", Gate("attacked", ">=", 0.45)),
         (" clean >= 90 % ", Gate("clean", ">=", 0.9)),
-        ("certified<=0.5", Gate("certified", "<=", 0.5)),
         ("attacked>=.5", Gate("attacked", ">=", 0.5)),
         ("attacked>=100%", Gate("attacked", ">=", 1.0)),
         ("attacked>=0", Gate("attacked", ">=", 0.0)),
@@ -87,6 +86,11 @@ def test_a_larger_n_lets_the_same_share_pass() -> None:
 
 
 def test_what_was_not_computed_fails() -> None:
-    attacked, certified = parse_gates(["attacked>=0", "certified>=0"])
+    (attacked,), certified = parse_gates(["attacked>=0"]), Gate("certified", ">=", 0.0)
     assert attacked.failure(verdict(5, 5, FATAL)) == "attacked accuracy was not computed, so attacked>=0 cannot hold"
     assert certified.failure(verdict(5, 5)) == "certified accuracy was not computed, so certified>=0 cannot hold"
+
+
+def test_certificates_are_not_waited_for() -> None:
+    with pytest.raises(InputError, match="does not compute"):
+        parse_gates(["certified>=0.1"])

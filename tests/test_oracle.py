@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import toys
 from faultlight import losses
-from faultlight.evaluation.oracle import RecordingOracle, evaluate, is_out_of_memory, piece_rows
+from faultlight.evaluation.oracle import RecordingOracle, evaluate, piece_rows
+from faultlight.runtime import is_out_of_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

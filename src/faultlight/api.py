@@ -17,7 +17,8 @@ from faultlight.errors import InputError
 from faultlight.evaluation.audit import Run, Settings, audit_images
 from faultlight.evaluation.engine import Engine, Probe, Work
 from faultlight.evaluation.judge import Judge
-from faultlight.evaluation.probing import default_slots, first_look, search_model
+from faultlight.evaluation.probing import default_slots, first_look, search_models
+from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
 from faultlight.models.subject import Subject
@@ -86,15 +87,16 @@ def attack(
     notes = check_subject(subject, images)
     if target is not None and not 0 <= target < subject.classes:
         raise InputError(f"target {target} is no class of {images.name!r}; choose 0 … {subject.classes - 1}.")
+    ball = parse_threat(threat)
+    check_radius(ball, images.shape)
     images = images.to(subject.device)
     judge = Judge(subject)
     rows, ranking = first_look(judge, images)
     prediction = torch.tensor([row.prediction for row in rows], device=subject.device)
     finite = torch.tensor([row.clean_margin is not None for row in rows], device=subject.device)
     reached = (prediction != images.y if target is None else prediction == target) & finite
-    model = search_model(subject, images, notes)[0] if fast else subject
+    model = search_models(subject, images, notes)[0] if fast else subject
     name = type(attack).__name__.lower()
-    ball = parse_threat(threat)
     probe = Probe(name, attack, ball, model, rng.key(seed, name, str(ball)), model is subject)
     open_rows = (finite & ~reached).nonzero()[:, 0]
     goal = torch.full_like(open_rows, UNTARGETED if target is None else target)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
+from faultlight.errors import InputError
 from faultlight.threat import Norm, Threat
 
 # L2 and L1 balls are shrunk by what float32 may be off by in relative terms; sums x + δ are rounded towards x besides.
@@ -102,6 +103,17 @@ def diameter(shape: tuple[int, ...], kind: Norm) -> float:
     """Return the largest distance between two images of shape (c, h, w) in [0, 1]."""
     size = math.prod(shape)
     return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": float(size // shape[0])}[kind]
+
+
+def check_radius(threat: Threat, shape: tuple[int, int, int]) -> None:
+    """Raise InputError where the radius is larger than the largest distance between two images of shape (c, h, w)."""
+    largest = diameter(shape, threat.norm)
+    if threat.epsilon > largest:
+        channels, height, width = shape
+        raise InputError(
+            f"the radius of {threat} is larger than {largest:g}, the largest {threat.norm} distance between two images "
+            f"of {channels}×{height}×{width}; choose a smaller one."
+        )
 
 
 def _nearer(candidate: Tensor, x: Tensor, delta: Tensor, threat: Threat) -> Tensor:

@@ -52,6 +52,13 @@ def lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out; on a CPU torch has no error of its own for it."""
+    text = str(error).lower()
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "not enough memory" in text or "can't allocate memory" in text
+
+
 def _is_glibc() -> bool:
     if sys.platform != "linux":
         return False

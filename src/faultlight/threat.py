@@ -44,6 +44,15 @@ class Threat:
         return replace(self, epsilon=epsilon, text="")
 
 
+# What the literature attacks these sets with.
+_USUAL = {"digits": "linf:0.1", "mnist": "linf:0.3", "cifar10": "linf:8/255"}
+
+
+def usual_threat(data: str) -> str:
+    """Return the threat a data set is usually audited at; L∞ 8/255 for those without a custom."""
+    return _USUAL.get(data, "linf:8/255")
+
+
 def parse_threat(text: str | Threat) -> Threat:
     """Parse "linf:8/255", "l2:0.5" or "l0:1".
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.catalogue import lookup
+from faultlight.errors import InputError
 from faultlight.progress import inert
 from faultlight.settings import build, listing
+from faultlight.threat import parse_threat, usual_threat
 
 if TYPE_CHECKING:
     from faultlight.api import AttackResult
@@ -23,7 +25,9 @@ def attack(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
     name: Annotated[str, typer.Option("--attack", metavar="NAME", help="Which attack; the list is above.")] = "pgd",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="A setting of the attack.")] = None,
-    threat: Annotated[str, typer.Option(help="The ball: linf:8/255, l2:0.5, l0:1.")] = "linf:8/255",
+    threat: Annotated[
+        str | None, typer.Option(help="The ball: linf:8/255, l2:0.5, l0:1.  [default: the data set's usual one]")
+    ] = None,
     target: Annotated[int | None, typer.Option(help="The class that has to be reached; any wrong one without.")] = None,
     data: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a path.")] = "digits",
     n: Annotated[int, typer.Option(min=1, help="How many images: the first N of the test split.")] = 100,
@@ -36,6 +40,9 @@ def attack(
 ) -> None:
     """Run one attack on a model and say what it broke, as the judge saw it."""
     chosen = build(lookup("attacks", name), settings or [], "attack")
+    ball = parse_threat(threat or usual_threat(data))
+    if out is not None and out.exists():
+        raise InputError(f"{out} is there already; choose another file, or move it away.")
 
     from faultlight.api import attack as run
     from faultlight.data.load import load_data
@@ -47,10 +54,10 @@ def attack(
     subject = load_model(
         model, weights=weights, classes=len(images.classes), shape=images.shape, trust=trust, device=device, seed=seed
     )
-    result = run(subject, images, chosen, threat, seed=seed, target=target, quiet=False)
+    result = run(subject, images, chosen, ball, seed=seed, target=target, quiet=False)
     if out is not None:
         _save(result, images, out)
-    facts = _facts(result, threat, str(chosen))
+    facts = _facts(result, str(ball), str(chosen))
     typer.echo(json.dumps(facts) if as_json else _text(facts, out))
 
 

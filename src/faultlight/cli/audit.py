@@ -10,6 +10,7 @@ import typer
 
 from faultlight.errors import GateFailed, InputError, Withheld
 from faultlight.progress import inert
+from faultlight.threat import parse_threat, usual_threat
 
 if TYPE_CHECKING:
     from faultlight.data.images import Images
@@ -22,7 +23,6 @@ _MODEL = (
     "Without it, a small net is trained on the digits."
 )
 _USUAL = 1000
-_THREATS = {"digits": "linf:0.1", "mnist": "linf:0.3", "cifar10": "linf:8/255"}
 
 
 def audit(
@@ -58,6 +58,7 @@ def audit(
     from faultlight.evaluation.gate import parse_gates  # with scipy behind it, too slow for the help page
 
     gates = parse_gates(gate or [])
+    ball = parse_threat(threat or usual_threat(data))
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run to go on with.")
     folder = out or _next_folder(data)
@@ -65,14 +66,20 @@ def audit(
     from faultlight.api import audit as run
     from faultlight.data.load import load_data
     from faultlight.data.source import parse_size
+    from faultlight.evaluation.plan import plan
+    from faultlight.geometry import check_radius
 
     images = load_data(data, n=n, skip_bad=skip_bad, resize=parse_size(resize) if resize else None)
     images = images if n else images.first(_USUAL)
     for note in images.notes:
         typer.echo(f"note: {inert(note)}", err=True)
+    # A net may have to be trained first: what can be wrong with the rest is said before.
+    plan(effort)
+    check_radius(ball, images.shape)
     subject = _subject(model, weights, images, data, trust, device, seed, folder, resume)
-    ball = threat or _THREATS.get(data, "linf:8/255")
-    asked = _asked(model, weights, data, len(images), trust, device, skip_bad)
+    asked = _asked(model, weights, trust, device)
+    asked["data"] = {"name": data, "split": "test", "n": len(images), "skip_bad": skip_bad, "resize": resize or ""}
+    asked["gates"] = gate or []
     done = run(
         subject, images, ball, folder, effort=effort, seed=seed, slots=batch, resume=resume, quiet=False, asked=asked
     )
@@ -144,13 +151,9 @@ def _next_folder(data: str) -> Path:
     return folder
 
 
-def _asked(
-    model: str | None, weights: Path | None, data: str, n: int, trust: bool, device: str, skip_bad: bool
-) -> dict[str, Any]:
+def _asked(model: str | None, weights: Path | None, trust: bool, device: str) -> dict[str, Any]:
     chosen = {"spec": model or "zoo:digits-cnn", "trust": trust, "device": device}
-    if weights is not None:
-        chosen["weights"] = str(weights)
-    return {"model": chosen, "data": {"name": data, "split": "test", "n": n, "skip_bad": skip_bad}}
+    return {"model": {**chosen, "weights": str(weights or "")}}
 
 
 def _say(run: Run, as_json: bool) -> None:

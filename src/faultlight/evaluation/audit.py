@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 
 from faultlight import __version__, runtime, stamp
 from faultlight.data.images import Images
@@ -19,11 +20,20 @@ from faultlight.evaluation.checks import CurvePoint, Evidence, run_checks
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, create_ledger, resume_ledger
 from faultlight.evaluation.plan import Stage, plan
-from faultlight.evaluation.probing import Scene, default_slots, first_look, probe_images, ranked_targets, search_model
+from faultlight.evaluation.probing import (
+    Scene,
+    default_slots,
+    first_look,
+    probe_images,
+    ranked_targets,
+    rows_of,
+    search_models,
+)
 from faultlight.evaluation.verdict import Verdict, judge_ledger
-from faultlight.evaluation.zero import zero_gradients
+from faultlight.evaluation.zero import useless_gradients
 from faultlight.files import read_json, write_json, write_text
-from faultlight.geometry import diameter
+from faultlight.geometry import check_radius
+from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
 from faultlight.models.subject import Note, Subject
 from faultlight.threat import Threat
@@ -81,7 +91,7 @@ def audit_images(
     """
     began = time.monotonic()
     stages = plan(settings.effort)
-    _check_threat(settings.threat, images)
+    check_radius(settings.threat, images.shape)
     notes = check_subject(subject, images)
     images = images.to(subject.device)
     with runtime.lock(out):
@@ -108,9 +118,9 @@ def _run(
     rows, ranking = first_look(judge, images)
     ledger.add_images(rows)
     slots = settings.slots or default_slots(images, subject.device)
-    search, how = search_model(subject, images, notes)
+    search, exact, how = search_models(subject, images, notes)
     ledger.note("search", how)
-    scene = Scene(subject, images, search, judge, ledger, ranking, settings.seed, slots, quiet)
+    scene = Scene(subject, images, search, exact, judge, ledger, ranking, settings.seed, slots, quiet)
     conclude = partial(_conclude, scene, settings, stages, notes, out, began)
     try:
         _attack(scene, settings.threat, stages)
@@ -160,6 +170,7 @@ def _conclude(
     complete: bool,
 ) -> Verdict:
     ledger, images, subject = scene.ledger, scene.images, scene.subject
+    _check_twins(scene, settings.threat)
     ledger.count_passes()
     attempts = ledger.attempts()
     points, findings_from = _evidence(scene, settings.threat, notes, attempts)
@@ -185,16 +196,15 @@ def _evidence(
 ) -> tuple[list[CurvePoint], Evidence]:
     rows = scene.ledger.images()
     shape = scene.images.shape
-    balls = [ball for ball in curve.radii(threat, shape) if any(_is_point(a, ball) for a in attempts)]
-    points = curve.curve_points(rows, attempts, balls)
-    zero, sample = zero_gradients(scene.subject, scene.images, rows)
+    points = curve.curve_points(rows, attempts, curve.radii(threat, shape))
+    useless, sample = useless_gradients(scene.exact, scene.images, rows)
     evidence = Evidence(
         images=rows,
         attempts=[a for a in attempts if a.probe not in (curve.PROBE, curve.SINGLE_STEP)],
         classes=scene.subject.classes,
         norm=threat.norm,
         notes=notes,
-        zero_gradients=zero,
+        useless_gradients=useless,
         sample=sample,
         curve=points,
         reaches_all=points[-1].epsilon >= curve.grey_radius(threat.norm, shape),
@@ -205,8 +215,20 @@ def _evidence(
     return points, evidence
 
 
-def _is_point(attempt: Attempt, ball: Threat) -> bool:
-    return attempt.probe == curve.PROBE and attempt.threat == str(ball)
+def _check_twins(scene: Scene, threat: Threat) -> None:
+    """Have the judge rule on every twin once more: SQLite notices a lost page, not a changed pixel."""
+    stored = scene.ledger.twins()
+    if not stored:
+        return
+    images = scene.images.take(rows_of(scene.images, [image for image, _ in stored]))
+    goal = torch.full_like(images.y, UNTARGETED)
+    ruling = scene.judge.rule(records.twins_of(stored, images), images.x, images.y, goal, threat)
+    bad = images.ids[~ruling.accepted].tolist()
+    if bad:
+        raise InputError(
+            f"the ledger is damaged: the twins of {len(bad)} images (ids {', '.join(map(str, bad[:10]))}) no longer "
+            "break the model. Move ledger.sqlite away and run the same command without --resume."
+        )
 
 
 def _verdict_record(
@@ -228,6 +250,7 @@ def _verdict_record(
         },
         "model": {"name": scene.subject.name, "fingerprint": scene.subject.fingerprint()},
         "search": scene.ledger.meta().get("search", ""),
+        "halved": scene.ledger.meta().get("halved", {}),
         "cost": {
             "forward": len(rows) + sum(a.forwards for a in attempts),
             "backward": sum(a.backwards for a in attempts),
@@ -262,16 +285,6 @@ def _write_asked(out: Path, settings: Settings, asked: dict[str, Any]) -> None:
     }
     record = {"schema": 1, "faultlight": __version__, **asked, "audit": decided}
     write_text(out / "run.toml", tomli_w.dumps(record))
-
-
-def _check_threat(threat: Threat, images: Images) -> None:
-    channels, height, width = images.shape
-    largest = diameter(images.shape, threat.norm)
-    if threat.epsilon > largest:
-        raise InputError(
-            f"the radius of {threat} is larger than {largest:g}, the largest {threat.norm} distance between two images "
-            f"of {channels}×{height}×{width}; choose a smaller one."
-        )
 
 
 def _seconds_before(out: Path) -> float:

@@ -6,6 +6,7 @@ attack failure". A check never changes a number; it says what the reader must kn
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ class Evidence:
         classes: the number of classes.
         norm: the threat's norm.
         notes: what was seen when the model was wrapped and inspected.
-        zero_gradients: images of the sample whose gradient of the margin is zero everywhere.
+        useless_gradients: images of the sample whose gradient of the margin is zero or not a number everywhere.
         sample: the size of that sample.
         curve: points by ascending ε; the first is ε = 0.
         reaches_all: whether the last point's ε lets any image become any grey, so that nothing may stand but by chance.
@@ -54,7 +55,7 @@ class Evidence:
     classes: int
     norm: str
     notes: Sequence[Note]
-    zero_gradients: int
+    useless_gradients: int
     sample: int
     curve: Sequence[CurvePoint]
     reaches_all: bool
@@ -72,7 +73,7 @@ def clean_accuracy_at_chance(evidence: Evidence) -> Finding | None:
     """A classifier that cannot be told from guessing has nothing to attack: the verdict is withheld."""
     valid = [image for image in evidence.images if image.status != Status.INVALID]
     clean = share(sum(image.prediction == image.label for image in valid), len(valid))
-    chance = 1 / evidence.classes
+    chance = _chance(evidence)
     if clean.low > chance:
         return None
     text = f"clean accuracy {_interval(clean)} cannot be told from chance ({percent(chance)})"
@@ -81,10 +82,11 @@ def clean_accuracy_at_chance(evidence: Evidence) -> Finding | None:
 
 def zero_gradients(evidence: Evidence) -> Finding | None:
     """Where the gradient is zero everywhere, a gradient attack stands still and its silence proves nothing."""
-    if not evidence.zero_gradients:
+    if not evidence.useless_gradients:
         return None
-    part = evidence.zero_gradients / evidence.sample
-    text = f"the margin's gradient is zero on {evidence.zero_gradients} of {evidence.sample} images ({percent(part)})"
+    part = evidence.useless_gradients / evidence.sample
+    count = f"{evidence.useless_gradients} of {evidence.sample} images ({percent(part)})"
+    text = f"the margin's gradient is zero or not a number everywhere on {count}"
     if part >= _MASKED:
         text += ", so gradient attacks prove nothing here"
     return Finding("zero-gradients", "fatal" if part >= _MASKED else "warning", text)
@@ -148,7 +150,7 @@ def curve_not_reaching_zero(evidence: Evidence) -> Finding | None:
         return None
     last, n = evidence.curve[-1], len(evidence.curve[0].standing)
     standing = share(len(last.standing), n)
-    if standing.low <= 1 / evidence.classes:
+    if standing.low <= _chance(evidence):
         return None
     text = f"at ε = {last.text}, where any image can be turned grey, {_interval(standing)} of the sample still stand"
     return Finding("curve-not-reaching-zero", "warning", text)
@@ -222,6 +224,12 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     weak_norm,
     unread_data,
 )
+
+
+def _chance(evidence: Evidence) -> float:
+    """Return what guessing reaches: an even draw, or always the most common label."""
+    labels = Counter(image.label for image in evidence.images if image.status != Status.INVALID)
+    return max(1 / evidence.classes, max(labels.values(), default=0) / max(labels.total(), 1))
 
 
 def _note(evidence: Evidence, check: str, severity: str) -> Finding | None:

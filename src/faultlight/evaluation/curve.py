@@ -7,7 +7,7 @@ from typing import Any
 
 from faultlight.attacks.fgsm import FGSM
 from faultlight.evaluation.checks import CurvePoint
-from faultlight.evaluation.ledger import Attempt, ImageRow, Status
+from faultlight.evaluation.ledger import Attempt, ImageRow
 from faultlight.evaluation.plan import curve_attack
 from faultlight.evaluation.probing import Scene, probe_images
 from faultlight.evaluation.verdict import share
@@ -44,21 +44,21 @@ def draw_curve(scene: Scene, threat: Threat, images: list[ImageRow]) -> None:
 
 
 def curve_points(images: list[ImageRow], attempts: list[Attempt], balls: list[Threat]) -> list[CurvePoint]:
-    """Return the points of the curve from the ledger; the first is ε = 0."""
+    """Return the finished points of the curve from the ledger; the first is ε = 0."""
     sampled = frozenset(images[row].id for row in _sample(images))
-    points = [CurvePoint(0.0, "0", sampled)]
-    for ball in balls:
-        broken = {a.id for a in attempts if a.probe == PROBE and a.threat == str(ball) and a.broke}
-        points.append(CurvePoint(ball.epsilon, ball.text, sampled - broken))
-    return points
+    after = {ball: standing_after(PROBE, ball, sampled, attempts) for ball in balls}
+    found = [CurvePoint(ball.epsilon, ball.text, standing) for ball, standing in after.items() if standing is not None]
+    return [CurvePoint(0.0, "0", sampled), *found]
 
 
 def standing_after(
     probe: str, threat: Threat, sampled: frozenset[int], attempts: list[Attempt]
 ) -> frozenset[int] | None:
-    """Return the sampled images that a probe left standing at a threat; None if it did not run."""
+    """Return the sampled images that a probe left standing at a threat; None if it did not run on all of them."""
     of_probe = [a for a in attempts if a.probe == probe and a.threat == str(threat)]
-    return sampled - {a.id for a in of_probe if a.broke} if of_probe else None
+    if not sampled or not sampled <= {a.id for a in of_probe}:
+        return None
+    return sampled - {a.id for a in of_probe if a.broke}
 
 
 def curve_record(points: list[CurvePoint], images: list[ImageRow], threat: Threat) -> dict[str, Any]:
@@ -88,7 +88,8 @@ def _sample(images: list[ImageRow]) -> list[int]:
 
 
 def _counted(images: list[ImageRow]) -> int:
-    return sum(image.status != Status.INVALID for image in images[:SAMPLE])
+    # By the clean look alone, like the sample: an image that turned invalid under attack stays in both.
+    return sum(image.clean_margin is not None for image in images[:SAMPLE])
 
 
 def _radius(threat: Threat) -> float:

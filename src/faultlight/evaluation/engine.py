@@ -23,7 +23,8 @@ from faultlight.attacks._contract import Attack, Problem, join, take
 from faultlight.errors import InputError
 from faultlight.evaluation.judge import Judge, goal_margin
 from faultlight.evaluation.ledger import Attempt, Outcome
-from faultlight.evaluation.oracle import Model, Question, RecordingOracle, is_out_of_memory, piece_rows
+from faultlight.evaluation.oracle import Model, Question, RecordingOracle, piece_rows
+from faultlight.runtime import is_out_of_memory
 from faultlight.threat import Threat
 
 
@@ -183,9 +184,12 @@ class Engine:
         if flight and room <= 0:
             return flight
         slots, state = self._admit(list(islice(self._queue, room)))
+        if flight:
+            slots, state = join(flight[0], slots), join(flight[1], state)
+        # Only now: had memory run out above, these jobs would be in neither the flight nor the queue.
         for _ in range(room):
             self._queue.popleft()
-        return (join(flight[0], slots), join(flight[1], state)) if flight else (slots, state)
+        return slots, state
 
     def _admit(self, pairs: list[tuple[int, int]]) -> tuple[Slots, Any]:
         slots = self._fresh(torch.tensor(pairs, dtype=torch.int64, device=self.work.x.device))
@@ -255,8 +259,9 @@ class Engine:
         done = spent | slots.accepted
         if not done.any():
             return (slots, state), []
-        settled = self._settle(take(slots, done))
-        return None if done.all() else (take(slots, ~done), take(state, ~done)), settled
+        # What goes on is taken first: if memory runs out here, nothing is settled and all of it starts anew.
+        rest = None if done.all() else (take(slots, ~done), take(state, ~done))
+        return rest, self._settle(take(slots, done))
 
     def _absorb(self, slots: Slots) -> None:
         """Count what the attack asked, keep each row's best point, and have every claim of success judged."""

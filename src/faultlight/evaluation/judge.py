@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from faultlight import geometry, losses
-from faultlight.evaluation.oracle import evaluate, is_out_of_memory, piece_rows
+from faultlight.evaluation.oracle import evaluate, piece_rows
 from faultlight.models.subject import Subject
+from faultlight.runtime import is_out_of_memory
 from faultlight.threat import Threat
 
 # Rounding may carry a float32 candidate this far out of [0, 1]; it is put back. Anything farther is the attack's fault.
@@ -59,9 +60,7 @@ class Judge:
         rows = piece_rows(tuple(x.shape[1:]), self.subject.device)
         while True:
             try:
-                # On CUDA, PyTorch rounds convolutions to TF32 unless told not to: that would not be float32.
-                with torch.backends.cudnn.flags(allow_tf32=False):
-                    return evaluate(self.subject, x, rows)
+                return evaluate(self.subject, x, rows)
             except (RuntimeError, MemoryError) as error:
                 if rows == 1 or not is_out_of_memory(error):
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -70,25 +71,31 @@ class RecordingOracle:
 
     def _differentiate(self, x: Tensor, part: slice, function: LossFunction) -> tuple[Tensor, Tensor, Tensor]:
         leaf = x.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), full_precision():
             logits = self.model(_fill(leaf, self.rows))[: len(x)]
             value = function(logits, part)
             # A model that detaches its input gives no gradient at all; the checks report it, the attack stands still.
             (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if value.requires_grad else (None,)
-        return logits.detach(), value.detach(), torch.zeros_like(x) if gradient is None else gradient
+        # A pixel whose gradient is not a number stands still; it must not stop the others.
+        useful = torch.zeros_like(x) if gradient is None else gradient.nan_to_num(0, 0, 0)
+        return logits.detach(), value.detach(), useful
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep float32 convolutions in float32 on CUDA, where PyTorch rounds them to TF32 unless told not to."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def evaluate(model: Model, x: Tensor, rows: int) -> Tensor:
     """Return the logits of x, computed in pieces of exactly `rows` images."""
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         return torch.cat([model(_fill(x[part], rows))[: part.stop - part.start] for part in _pieces(len(x), rows)])
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that memory ran out; on a CPU torch has no error of its own for it."""
-    text = str(error).lower()
-    said = "not enough memory" in text or "can't allocate" in text
-    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def _fill(x: Tensor, rows: int) -> Tensor:

@@ -33,6 +33,7 @@ class Scene:
         subject: the model under test.
         images: the audited images, on the subject's device.
         search: the model to search on: a faster copy, or the subject.
+        exact: the model to search on where the copy's rounding must not count: the subject, or its logarithm.
         judge: who decides.
         ledger: where it is written down.
         ranking: the wrong classes of each image by clean logit, the most likely first, (n, classes − 1).
@@ -44,6 +45,7 @@ class Scene:
     subject: Subject
     images: Images
     search: Model
+    exact: Model
     judge: Judge
     ledger: Ledger
     ranking: Tensor
@@ -57,17 +59,28 @@ def default_slots(images: Images, device: torch.device) -> int:
     return _PIECES * piece_rows(images.shape, device)
 
 
-def search_model(subject: Subject, images: Images, notes: Sequence[Note]) -> tuple[Model, str]:
-    """Return the model that attacks search on, and a sentence that says which it is.
+def search_models(subject: Subject, images: Images, notes: Sequence[Note]) -> tuple[Model, Model, str]:
+    """Return the model that attacks search on, the one for exact searches, and a sentence that says which they are.
 
     A faster copy where one pays and agrees, else the subject itself. Of a subject that gives probabilities the
     logarithm is searched: their own gradients vanish where the model is sure.
     """
     if any(note.check == NOTE_PROBABILITIES for note in notes):
-        tiny = torch.finfo(torch.float32).tiny
-        return lambda x: subject(x).clamp(min=tiny).log(), "the logarithm of the model's probabilities, in float32"
+        logarithm = _logarithm(subject)
+        return logarithm, logarithm, "the logarithm of the model's probabilities, in float32"
     copy, agreement = search_copy(subject, images.x)
-    return copy or subject, str(agreement) if agreement else "the model itself, in float32"
+    return copy or subject, subject, str(agreement) if agreement else "the model itself, in float32"
+
+
+def rows_of(images: Images, ids: Sequence[int]) -> Tensor:
+    """Return the rows at which the images of these ids stand."""
+    row = {image: i for i, image in enumerate(images.ids.tolist())}
+    return torch.tensor([row[image] for image in ids], dtype=torch.int64, device=images.x.device)
+
+
+def _logarithm(subject: Subject) -> Model:
+    tiny = torch.finfo(torch.float32).tiny
+    return lambda x: subject(x).clamp(min=tiny).log()
 
 
 def first_look(judge: Judge, images: Images) -> tuple[list[ImageRow], Tensor]:
@@ -96,7 +109,7 @@ def probe_images(
         exact: search on the subject itself, not on its faster copy.
         audited: whether breaks count for the verdict.
     """
-    model = scene.subject if exact or scene.search is scene.subject else scene.search
+    model = scene.exact if exact else scene.search
     probe = Probe(name, attack, threat, model, rng.key(scene.seed, name, str(threat)), model is scene.subject)
     held = [attempt for attempt in scene.ledger.attempts(name) if attempt.threat == str(threat)]
     work = _work(scene, rows, _jobs_done(held))

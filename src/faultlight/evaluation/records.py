@@ -16,19 +16,26 @@ from faultlight.data.images import Images
 from faultlight.evaluation.gallery import GalleryFact, build_gallery, choose
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger
 from faultlight.evaluation.plan import Stage
+from faultlight.evaluation.probing import rows_of
 from faultlight.files import write_bytes, write_json
 from faultlight.models.subject import Subject
 from faultlight.views.layers import layer_table
 
 
 def write_adversarial(out: Path, ledger: Ledger, images: Images) -> None:
-    """Write arrays/adversarial.safetensors: `ids` (int64) and `x` (float32, n × c × h × w) of every broken image."""
+    """Write arrays/adversarial.safetensors, a row for each broken image.
+
+    `ids` (int64) and `x` (float32, n × c × h × w) are the twins; `clean` and `y` the images and labels they were made
+    of, so that a check needs nothing else.
+    """
     twins = ledger.twins()
     shape = images.shape
     x = [np.frombuffer(pixels, dtype="<f4").reshape(shape) for _, pixels in twins]
     stacked = np.stack(x) if x else np.zeros((0, *shape), dtype=np.float32)
     ids = np.array([image for image, _ in twins], dtype=np.int64)
-    write_bytes(out / "arrays" / "adversarial.safetensors", save({"ids": ids, "x": np.ascontiguousarray(stacked)}))
+    rows = rows_of(images, ids.tolist())
+    before = {"clean": images.x[rows].cpu().contiguous().numpy(), "y": images.y[rows].cpu().numpy()}
+    write_bytes(out / "arrays" / "adversarial.safetensors", save({"ids": ids, "x": stacked, **before}))
 
 
 def write_gallery(out: Path, ledger: Ledger, images: Images, subject: Subject) -> None:
@@ -94,6 +101,11 @@ def _fact(row: ImageRow) -> GalleryFact:
     return GalleryFact(
         **{**values, "distance": 0.0 if row.distance is None else row.distance, "margin": row.margin or 0.0}
     )
+
+
+def twins_of(stored: list[tuple[int, bytes]], images: Images) -> torch.Tensor:
+    """Return the pixels of the ledger's twins, (n, c, h, w), on the images' device."""
+    return torch.stack([_tensor(pixels, images) for _, pixels in stored]).to(images.x.device)
 
 
 def _tensor(pixels: bytes, images: Images) -> torch.Tensor:

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from faultlight.errors import InputError
+from faultlight.runtime import is_out_of_memory
 
 NOTE_TRAIN_MODE = "train-mode"
 
@@ -82,7 +83,7 @@ class Subject:
         try:
             logits = self.module(x)
         except _REJECTIONS as error:
-            if _is_lack_of_memory(error) or isinstance(error, InputError):
+            if is_out_of_memory(error) or isinstance(error, InputError):
                 raise
             raise InputError(
                 f"the model {self.name!r} cannot take images of shape {tuple(x.shape[1:])}: {_first_line(error)}; "
@@ -146,10 +147,6 @@ def _source(kind: type[nn.Module]) -> str:
         return inspect.getsource(kind)
     except (OSError, TypeError):  # typed at a prompt: there is no file to read
         return ""
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _first_line(error: Exception) -> str:

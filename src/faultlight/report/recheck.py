@@ -8,20 +8,20 @@ _NORMS = {
     "linf": "delta.abs().amax(1)",
     "l2": "delta.norm(dim=1)",
     "l1": "delta.abs().sum(1)",
-    "l0": "(twins - x[ids]).ne(0).any(1).flatten(1).sum(1)",
+    "l0": "(twins - clean).ne(0).any(1).flatten(1).sum(1)",
 }
 _SCRIPT = """\
 import torch
 from safetensors.torch import load_file
 
-net, x, y = ...  # your net (pixels in, logits out), your images (n, c, h, w) in [0, 1] and labels, in file order
+net = ...  # your net: pixels (n, c, h, w) in [0, 1] in, logits out
 found = load_file("arrays/adversarial.safetensors")
-ids, twins = found["ids"], found["x"]
-delta = (twins.double() - x[ids].double()).flatten(1)
+twins, clean, y = found["x"], found["clean"], found["y"]  # found["ids"]: their places in the data set's file
+delta = (twins.double() - clean.double()).flatten(1)
 with torch.no_grad():
-    fooled = net.eval()(twins).argmax(1) != y[ids]
+    fooled = net.eval()(twins).argmax(1) != y
 allowed = ({size} <= {epsilon!r} + 1e-6) & (twins.flatten(1).amin(1) >= 0) & (twins.flatten(1).amax(1) <= 1)
-print(f"{{int((fooled & allowed).sum())}} of {{len(ids)}} claimed breaks hold")
+print(f"{{int((fooled & allowed).sum())}} of {{len(y)}} claimed breaks hold")
 """
 
 

@@ -57,5 +57,5 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev $(wildcard benchmarks/requirements.txt)
-	@if [ -f benchmarks/requirements.txt ]; then $(PIP_INSTALL) -r benchmarks/requirements.txt; fi
+	@if [ -f benchmarks/requirements.txt ]; then $(PIP_INSTALL) --no-deps -r benchmarks/requirements.txt; fi
 	@touch $@

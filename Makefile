@@ -33,8 +33,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-bench
-	@for name in $$(grep -l __main__ benchmarks/*.py | xargs -n 1 basename -s .py); do \
-	  echo "== $$name"; $(BIN)/python -m "benchmarks.$$name" || exit 1; done
+	@$(BIN)/python -m benchmarks.pgd
 
 docs: $(VENV)/.installed
 	@$(BIN)/python scripts/docs.py

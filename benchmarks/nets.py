@@ -30,16 +30,19 @@ class Net:
         family: its name in the zoo.
         data: what it was trained on.
         hardening: how; None stands for the recipe of the family.
+        width: channels of the first group of a residual net; 0 is the family's own.
     """
 
     name: str
     family: str
     data: str
     hardening: Hardening | None
+    width: int = 0
 
     def build(self) -> nn.Module:
         """Return the network with its initial weights."""
-        return zoo.build(self.family, 10, _SHAPES[self.data])
+        options = {"width": self.width} if self.width else {}
+        return zoo.build(self.family, 10, _SHAPES[self.data], **options)
 
 
 NETS = {
@@ -57,6 +60,13 @@ NETS = {
             "resnet18",
             "cifar10",
             Hardening(300, 128, 8 / 255, 0.0, 1, 1.25, 0.2, sgd=True, change=Augment(shift=4, flip=True)),
+        ),
+        Net(
+            "cifar-narrow",
+            "preactresnet18",
+            "cifar10",
+            Hardening(6500, 128, 8 / 255, 0.0, 1, 1.0, 0.2, sgd=True, change=Augment(shift=4, flip=True)),
+            width=16,
         ),
     )
 }

@@ -239,15 +239,15 @@ def test_a_narrow_break_is_marked_fragile() -> None:
 class Many:
     """Evaluates several points a row at once: the rows of one image lie together."""
 
-    points: tuple[float, ...]
+    offsets: tuple[float, ...]
     steps: int = 1
 
     def start(self, problem: Problem) -> Point:
         return Point(problem.x)
 
     def step(self, problem: Problem, state: Point) -> Point:
-        x = problem.x.repeat_interleave(len(self.points), 0)
-        x[:, 0, 0, 0] += torch.tensor(self.points).repeat(len(problem.x))
+        x = problem.x.repeat_interleave(len(self.offsets), 0)
+        x[:, 0, 0, 0] += torch.tensor(self.offsets).repeat(len(problem.x))
         problem.logits(x)
         return Point(problem.x)
 

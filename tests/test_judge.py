@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from faultlight.evaluation.judge import FRAGILE, ROUNDING, Judge, Ruling, goal_margin, restore
+from faultlight.evaluation.judge import FRAGILE, ROUNDING, Judge, Ruling, restore
+from faultlight.losses import goal_margin
 from faultlight.models.subject import Subject
 from faultlight.threat import Threat, parse_threat
 

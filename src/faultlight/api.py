@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from faultlight import rng
-from faultlight.attacks._contract import Attack
+from faultlight.attacks._contract import Attack, is_minimal
 from faultlight.data.images import Images, check_images
 from faultlight.errors import InputError
 from faultlight.evaluation.audit import Run, Settings, audit_images
 from faultlight.evaluation.engine import Engine, Probe, Work
 from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.ledger import Attempt
 from faultlight.evaluation.probing import default_slots, first_look, search_models
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
@@ -97,7 +98,7 @@ def attack(
     reached = (prediction != images.y if target is None else prediction == target) & finite
     model = search_models(subject, images, notes)[0] if fast else subject
     name = type(attack).__name__.lower()
-    probe = Probe(name, attack, ball, model, rng.key(seed, name, str(ball)), model is subject)
+    probe = Probe(name, attack, ball, model, rng.key(seed, name, str(ball)), model is subject, is_minimal(attack))
     open_rows = (finite & ~reached).nonzero()[:, 0]
     goal = torch.full_like(open_rows, UNTARGETED if target is None else target)
     work = Work(
@@ -174,10 +175,15 @@ def _collect(engine: Engine, rows: Tensor, result: AttackResult, quiet: bool) ->
                 row, attempt = int(rows[settled.row]), settled.attempt
                 result.forwards[row] += attempt.forwards
                 result.backwards[row] += attempt.backwards
-                if settled.twin is not None:
+                if settled.twin is not None and not _is_farther(attempt, result, row):
                     result.x[row] = settled.twin
                     result.broken[row] = True
                     result.distance[row] = attempt.distance or 0.0
                     result.prediction[row] = -1 if attempt.twin_prediction is None else attempt.twin_prediction
                 finished += engine.is_last(settled)
             progress.update(finished, f"{int(result.broken.sum())} broken")
+
+
+def _is_farther(attempt: Attempt, result: AttackResult, row: int) -> bool:
+    """Return whether an earlier run has already found a nearer twin."""
+    return bool(result.broken[row]) and (attempt.distance or 0.0) >= float(result.distance[row])

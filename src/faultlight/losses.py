@@ -74,6 +74,14 @@ def targeted_dlr(logits: Logits, y: Labels, target: Labels) -> Values:
     return targeted_margin(logits, y, target) / (ordered[:, 0] - ordered[:, 2:4].mean(1) + 1e-12)
 
 
+def goal_margin(logits: Logits, y: Labels, goal: Labels) -> Values:
+    """Return by how much the attacker's goal is reached: max_{j≠y} z_j − z_y, or z_t − max_{j≠t} z_j for a goal t."""
+    aimed = goal != UNTARGETED
+    if not aimed.any():
+        return margin(logits, y)
+    return torch.where(aimed, -margin(logits, goal.clamp(min=0)), margin(logits, y))
+
+
 def is_broken(logits: Logits, y: Labels) -> Bool[Tensor, " n"]:
     """Return where the prediction (the first largest logit) is not the label and all logits are finite."""
     return (logits.argmax(1) != y) & torch.isfinite(logits).all(1)

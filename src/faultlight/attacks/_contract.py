@@ -6,9 +6,17 @@ An attack is a frozen dataclass with a field `steps` and two pure methods:
     step(problem, state) -> state      one step of every row; asks `problem` for logits and gradients
 
 The state is a frozen dataclass of tensors, one row an image, with a field `x`: the points proposed next. The engine
-judges every point that an attack evaluates, so an attack neither tests for success nor claims it. Two optional fields
-make further jobs of an image: `restarts` (runs from other random starts) and `targets` (a run at each of the k most
-likely wrong classes; 0 is untargeted).
+judges every point that an attack evaluates, so an attack neither tests for success nor claims it. What else an attack
+may have, each optional:
+
+    restarts, targets   fields that make further jobs of an image: runs from other random starts; a run at each of the
+                        k most likely wrong classes (0 is untargeted)
+    points              how many points a row may be asked about in one question (row i's are k·i … k·i + k − 1), so
+                        that the engine keeps so many times fewer jobs in flight
+    minimal             class variable; True: it seeks the nearest twin. It may leave the ball, never the box. The
+                        engine then keeps the nearest twin of all points asked, unless told to stop at the first
+    norms               class variable: the norms it is made for; all of them when absent
+    finished            a field of the state, Bool (n,): rows with nothing left to do; their slot is given on
 """
 
 from __future__ import annotations
@@ -23,8 +31,9 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from faultlight import geometry, rng
-from faultlight.losses import LossName, loss
-from faultlight.threat import Threat
+from faultlight.errors import InputError
+from faultlight.losses import UNTARGETED, LossName, goal_margin, loss
+from faultlight.threat import NORMS, Norm, Threat
 
 Pixels = Float32[Tensor, "n c h w"]
 Rows = Int64[Tensor, " n"]
@@ -49,7 +58,7 @@ class Problem:
     Args:
         x: clean pixels in [0, 1], (n, c, h, w).
         y: labels, (n,).
-        target: the class to reach, (n,); −1 where any wrong class will do.
+        target: the class to aim at, (n,); −1 where any wrong class will do.
         ids: image ids, (n,).
         restart: 0 for the first run of an image, then 1, 2, …, (n,).
         step: which step each row is at, (n,): 0 in `start`, then 1, 2, …
@@ -57,6 +66,8 @@ class Problem:
         key: the key of the probe's random numbers (`rng.key(seed, probe)`).
         oracle: the model, as far as an attack may see it.
         bounds: `geometry.box(x, threat)` where it is known already, for it is needed at every step; None finds it anew.
+        goal: the class that a break has to reach, (n,), −1 where any wrong class counts; None is −1 everywhere. A job
+            may aim at one class and still be content with another.
     """
 
     x: Pixels
@@ -69,6 +80,7 @@ class Problem:
     key: int
     oracle: Oracle
     bounds: tuple[Pixels, Pixels] | None = None
+    goal: Rows | None = None
 
     def logits(self, x: Pixels) -> Float32[Tensor, "n classes"]:
         """Return the logits of the points x."""
@@ -86,6 +98,15 @@ class Problem:
             return loss(name, logits, self.y[part], self.target[part])
 
         return self.oracle.differentiate(x, function)
+
+    def margin(self, logits: Float32[Tensor, "m classes"]) -> Float32[Tensor, " m"]:
+        """Return by how much the goal is reached at points with these logits; above 0 it is.
+
+        Of k points a row (m = k·n), row i's are k·i … k·i + k − 1.
+        """
+        points = len(logits) // max(len(self.y), 1)
+        goal = torch.full_like(self.y, UNTARGETED) if self.goal is None else self.goal
+        return goal_margin(logits, self.y.repeat_interleave(points), goal.repeat_interleave(points))
 
     def project(self, candidate: Pixels) -> Pixels:
         """Move the points into the ball and into [0, 1]."""
@@ -118,6 +139,39 @@ class Attack(Protocol):
 
     def step(self, problem: Problem, state: Any) -> Any:
         """Return the state after one step."""
+
+
+def restarts(attack: Attack) -> int:
+    """Return the attack's optional field `restarts`."""
+    return int(getattr(attack, "restarts", 1))
+
+
+def targets(attack: Attack) -> int:
+    """Return the attack's optional field `targets`."""
+    return int(getattr(attack, "targets", 0))
+
+
+def points(attack: Attack) -> int:
+    """Return how many points a row of the attack may ask about at once."""
+    return int(getattr(attack, "points", 1))
+
+
+def is_minimal(attack: Attack) -> bool:
+    """Return whether the attack seeks the nearest twin."""
+    return bool(getattr(attack, "minimal", False))
+
+
+def norms(attack: Attack | type[Attack]) -> tuple[Norm, ...]:
+    """Return the norms that the attack is made for."""
+    found: tuple[Norm, ...] = getattr(attack, "norms", NORMS)
+    return found
+
+
+def check_norm(attack: Attack, threat: Threat) -> None:
+    """Raise InputError where the attack is not made for the threat's norm."""
+    if threat.norm not in norms(attack):
+        name = type(attack).__name__
+        raise InputError(f"{name} is made for {' and '.join(norms(attack))}, not for {threat.norm}; choose another.")
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,22 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from faultlight import geometry
-from faultlight.attacks._contract import Attack, Problem, join, take
+from faultlight.attacks._contract import (
+    Attack,
+    Problem,
+    check_norm,
+    is_minimal,
+    join,
+    points,
+    restarts,
+    take,
+    targets,
+)
 from faultlight.errors import InputError
-from faultlight.evaluation.judge import Judge, goal_margin
+from faultlight.evaluation.judge import ROUNDING, Judge, restore
 from faultlight.evaluation.ledger import Attempt, Outcome
 from faultlight.evaluation.oracle import Model, Question, RecordingOracle, piece_rows
+from faultlight.losses import goal_margin
 from faultlight.runtime import is_out_of_memory
 from faultlight.threat import Threat
 
@@ -39,6 +50,7 @@ class Probe:
         model: what it searches on: the subject itself, or a search copy.
         key: the key of its random numbers.
         exact: whether `model` is the judge's own model, so that its logits count as judged.
+        nearest: go on after a break, for the nearest twin; else an image is done with its first.
     """
 
     name: str
@@ -47,6 +59,7 @@ class Probe:
     model: Model
     key: int
     exact: bool
+    nearest: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,8 +102,9 @@ class Slots:
         job: which of the image's jobs it is.
         target: the class aimed at, or −1.
         step: the step it is at.
-        value: the largest goal margin seen in the search.
+        value: the largest goal margin seen in the search, inside the ball.
         best: the point where it was seen; once accepted, the twin.
+        reach: in a search for the nearest twin, how far the nearest claimed one is; then `best` is that one.
         lower, upper: the box around the image, found once.
         judged: the largest margin that the judge has confirmed.
         accepted, distance, prediction, fragile: the judge's ruling on the twin.
@@ -107,6 +121,7 @@ class Slots:
     backwards: Int64[Tensor, " n"]
     value: Float32[Tensor, " n"]
     best: Float32[Tensor, "n c h w"]
+    reach: Float64[Tensor, " n"]
     lower: Float32[Tensor, "n c h w"]
     upper: Float32[Tensor, "n c h w"]
     judged: Float32[Tensor, " n"]
@@ -124,7 +139,7 @@ class Slots:
 
 # What a settled attempt takes from its slot.
 _COLUMNS = tuple(
-    field.name for field in fields(Slots) if field.name not in ("value", "judged", "best", "lower", "upper")
+    field.name for field in fields(Slots) if field.name not in ("value", "judged", "best", "reach", "lower", "upper")
 )
 
 
@@ -134,16 +149,6 @@ def jobs(attack: Attack, work: Work) -> int:
     return restarts(attack) * aims
 
 
-def restarts(attack: Attack) -> int:
-    """Return the attack's optional field `restarts`."""
-    return int(getattr(attack, "restarts", 1))
-
-
-def targets(attack: Attack) -> int:
-    """Return the attack's optional field `targets`."""
-    return int(getattr(attack, "targets", 0))
-
-
 class Engine:
     """Runs one probe over its work.
 
@@ -151,12 +156,19 @@ class Engine:
         probe: what to run.
         work: on which images.
         judge: who decides.
-        slots: jobs in flight at once; halved when memory runs out.
+        slots: jobs in flight at once where each asks about one point at a time; fewer for attacks that ask about many;
+            halved when memory runs out.
+
+    Raises:
+        InputError: the attack is not made for the norm.
     """
 
     def __init__(self, probe: Probe, work: Work, judge: Judge, slots: int):
-        self.probe, self.work, self.judge, self.slots = probe, work, judge, slots
+        check_norm(probe.attack, probe.threat)
+        self.probe, self.work, self.judge = probe, work, judge
+        self.slots = max(1, slots // points(probe.attack))
         self.halved = 0
+        self._radius = probe.threat.epsilon * (1 + ROUNDING)
         self._count = jobs(probe.attack, work)
         self._oracle = RecordingOracle(probe.model, piece_rows(tuple(work.x.shape[1:]), work.x.device))
         self._queue = deque((row, job) for row, job in enumerate(work.done.tolist()) if job < self._count)
@@ -176,7 +188,7 @@ class Engine:
 
     def is_last(self, settled: Settled) -> bool:
         """Return whether nothing more will be tried on the image of a finished attempt."""
-        return settled.attempt.broke or settled.job + 1 >= self._count
+        return (settled.attempt.broke and not self.probe.nearest) or settled.job + 1 >= self._count
 
     def _fill(self, flight: tuple[Slots, Any] | None) -> tuple[Slots, Any]:
         """Return the jobs in flight with every free slot given to the next job of the queue."""
@@ -215,6 +227,7 @@ class Engine:
             backwards=count(),
             value=lowest,
             best=self.work.x[row],
+            reach=torch.full((n,), torch.inf, dtype=torch.float64, device=device),
             lower=lower,
             upper=upper,
             judged=lowest.clone(),
@@ -246,6 +259,7 @@ class Engine:
             key=self.probe.key,
             oracle=self._oracle,
             bounds=(slots.lower, slots.upper),
+            goal=self.work.goal[slots.row],
         )
 
     def _advance(self, slots: Slots, state: Any) -> tuple[tuple[Slots, Any] | None, list[Settled]]:
@@ -253,10 +267,14 @@ class Engine:
         state = self.probe.attack.step(self._problem(slots), state)
         self._absorb(slots)
         spent = slots.step >= self.probe.attack.steps
-        self._rule(slots, spent & ~slots.accepted, state.x)
-        if not self.probe.exact:
-            self._rule(slots, spent & ~slots.accepted, slots.best)
-        done = spent | slots.accepted
+        if (finished := getattr(state, "finished", None)) is not None:
+            spent = spent | finished
+        if self.probe.nearest:
+            self._rule_nearest(slots, spent, state.x)
+            done = spent
+        else:
+            self._rule_last(slots, spent, state.x)
+            done = spent | slots.accepted
         if not done.any():
             return (slots, state), []
         # What goes on is taken first: if memory runs out here, nothing is settled and all of it starts anew.
@@ -264,39 +282,93 @@ class Engine:
         return rest, self._settle(take(slots, done))
 
     def _absorb(self, slots: Slots) -> None:
-        """Count what the attack asked, keep each row's best point, and have every claim of success judged."""
+        """Count what the attack asked, keep each row's best point, and have claims of success judged."""
         for question in self._oracle.forget():
-            value, x = self._strongest(slots, question)
-            points = len(question.x) // max(len(slots), 1)
-            slots.forwards.add_(points)
-            slots.backwards.add_(points * question.backward)
-            better = (value > slots.value) & ~slots.accepted
-            slots.best.copy_(torch.where(geometry.rows(better), x, slots.best))
-            slots.value.copy_(torch.where(better, value, slots.value))
-            claimed = (value > 0) & ~slots.accepted
-            self._rule(slots, claimed, x)
-            slots.refused.add_(claimed & ~slots.accepted)
+            asked = len(question.x) // max(len(slots), 1)
+            slots.forwards.add_(asked * question.draws)
+            slots.backwards.add_(asked * question.draws * question.backward)
+            x = question.x.view(len(slots), asked, *question.x.shape[1:])
+            value = self._values(slots, question, asked)
+            if self.probe.nearest:
+                self._keep_nearest(slots, value, x)
+            else:
+                self._keep_strongest(slots, value, x)
 
-    def _strongest(self, slots: Slots, question: Question) -> tuple[Tensor, Tensor]:
-        """Return the largest goal margin of each row's points and the point; a row may ask about several."""
-        points = len(question.x) // max(len(slots), 1)
-        y, goal = (values[slots.row].repeat_interleave(points) for values in (self.work.y, self.work.goal))
-        value = goal_margin(question.logits, y, goal).nan_to_num(nan=-torch.inf).view(len(slots), points)
-        if points == 1:
-            return value[:, 0], question.x
-        highest, place = value.max(1)
-        return highest, question.x.view(len(slots), points, *question.x.shape[1:])[torch.arange(len(slots)), place]
+    def _values(self, slots: Slots, question: Question, asked: int) -> Tensor:
+        """Return the goal margin of each row's points, (n, points); −∞ where a minimal attack has left the ball."""
+        y, goal = (values[slots.row].repeat_interleave(asked) for values in (self.work.y, self.work.goal))
+        value = goal_margin(question.logits, y, goal).nan_to_num(nan=-torch.inf)
+        if is_minimal(self.probe.attack):
+            distance = self._distance(slots, question.x, asked)
+            value = torch.where(distance <= self._radius, value, -torch.inf)
+        return value.view(len(slots), asked)
 
-    def _rule(self, slots: Slots, mask: Tensor, candidates: Tensor) -> None:
-        """Have the judge rule on the candidates of the masked rows, and write down what it found."""
-        rows = mask.nonzero()[:, 0]
+    def _distance(self, slots: Slots, x: Tensor, asked: int = 1) -> Tensor:
+        clean = self.work.x[slots.row].repeat_interleave(asked, dim=0)
+        return geometry.norm(restore(x).double() - clean.double(), self.probe.threat.norm)
+
+    def _keep_strongest(self, slots: Slots, values: Tensor, points: Tensor) -> None:
+        """Keep each row's point of the largest margin; where it is a success, have the judge rule at once."""
+        value, x = _chosen(values, points)
+        better = (value > slots.value) & ~slots.accepted
+        slots.best.copy_(torch.where(geometry.rows(better), x, slots.best))
+        slots.value.copy_(torch.where(better, value, slots.value))
+        claimed = (value > 0) & ~slots.accepted
+        self._rule(slots, claimed, x)
+        slots.refused.add_(claimed & ~slots.accepted)
+
+    def _keep_nearest(self, slots: Slots, values: Tensor, points: Tensor) -> None:
+        """Keep each row's nearest success. What the judge's own model says is judged once, at the end."""
+        slots.value.copy_(torch.maximum(slots.value, values.amax(1)))
+        rows = ((values > 0).any(1)).nonzero()[:, 0]
         if not len(rows):
             return
+        asked = points.shape[1]
+        distance = self._distance(take(slots, rows), points[rows].flatten(0, 1), asked).view(len(rows), asked)
+        reach, x = _chosen(torch.where(values[rows] > 0, -distance, -torch.inf), points[rows])
+        nearer = -reach < slots.reach[rows]
+        rows, reach, x = rows[nearer], -reach[nearer], x[nearer]
+        if self.probe.exact:
+            slots.best[rows], slots.reach[rows] = x, reach
+            return
+        won = self._rule(slots, rows, x)
+        slots.refused[rows] += ~won
+        slots.reach[rows[won]] = slots.distance[rows[won]]
+
+    def _rule_last(self, slots: Slots, spent: Tensor, x: Tensor) -> None:
+        """Have the judge rule on the last points of rows that are spent, and on their best ones."""
+        last = spent & ~slots.accepted
+        if is_minimal(self.probe.attack):
+            last &= self._distance(slots, x) <= self._radius
+        self._rule(slots, last, x)
+        if not self.probe.exact:
+            self._rule(slots, spent & ~slots.accepted & torch.isfinite(slots.value), slots.best)
+
+    def _rule_nearest(self, slots: Slots, spent: Tensor, x: Tensor) -> None:
+        """Have the judge rule on the nearest point of rows that are spent, and on their last where that is nearer."""
+        claimed = spent & ~slots.accepted & torch.isfinite(slots.reach)
+        self._rule(slots, claimed, slots.best)
+        slots.refused.add_(claimed & ~slots.accepted)
+        distance = self._distance(slots, x)
+        self._rule(slots, spent & (distance < slots.reach) & (distance <= self._radius), x)
+
+    def _rule(self, slots: Slots, which: Tensor, candidates: Tensor) -> Tensor:
+        """Have the judge rule, write down what it found, and return where it accepted.
+
+        Args:
+            slots: the jobs in flight.
+            which: a mask of rows, with candidates for all rows, or the numbers of rows, with a candidate for each.
+            candidates: pixels.
+        """
+        if which.dtype == torch.bool:
+            which = which.nonzero()[:, 0]
+            candidates = candidates[which]
+        rows = which
+        if not len(rows):
+            return torch.zeros(0, dtype=torch.bool, device=rows.device)
         at = slots.row[rows]
-        ruling = self.judge.rule(
-            candidates[rows], self.work.x[at], self.work.y[at], self.work.goal[at], self.probe.threat
-        )
-        slots.forwards[rows] += 1
+        ruling = self.judge.rule(candidates, self.work.x[at], self.work.y[at], self.work.goal[at], self.probe.threat)
+        slots.forwards[rows] += self.judge.draws
         slots.outside[rows] |= ruling.outside
         slots.invalid[rows] |= ruling.invalid & ~ruling.outside
         margin = torch.where(ruling.outside | ruling.invalid, -torch.inf, ruling.margin)
@@ -307,6 +379,7 @@ class Engine:
         slots.distance[won] = ruling.distance[accepted]
         slots.prediction[won] = ruling.prediction[accepted]
         slots.fragile[won] = ruling.fragile[accepted]
+        return accepted
 
     def _settle(self, done: Slots) -> list[Settled]:
         unsafe = done.outside | done.invalid | (not self.probe.exact)
@@ -351,6 +424,14 @@ class Engine:
         if flight:
             slots = flight[0]
             self._queue.extendleft(reversed(list(zip(slots.row.tolist(), slots.job.tolist(), strict=True))))
+
+
+def _chosen(values: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest value of each row, (n, k) → (n,), and the point (of n, k, c, h, w) that has it."""
+    if values.shape[1] == 1:
+        return values[:, 0], points[:, 0]
+    highest, place = values.max(1)
+    return highest, points[torch.arange(len(values), device=values.device), place]
 
 
 def _outcome(accepted: bool, invalid: bool, outside: bool) -> Outcome:

@@ -51,9 +51,11 @@ class Judge:
 
     Args:
         subject: the untouched model.
+        draws: passes that one ruling costs.
     """
 
     subject: Subject
+    draws: int = 1
 
     def logits(self, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n classes"]:
         """Return the untouched model's logits, in pieces of fixed shape; of half as many images while memory lacks."""
@@ -81,21 +83,13 @@ class Judge:
         distance = geometry.norm(stored.double() - x.double(), threat.norm)
         outside = ~_inside(stored) | ~(distance <= threat.epsilon * (1 + ROUNDING))
         invalid = ~torch.isfinite(logits).all(1)
-        margin = goal_margin(logits, y, target)
+        margin = losses.goal_margin(logits, y, target)
         prediction = logits.argmax(1)
         reached = torch.where(target < 0, prediction != y, prediction == target)
         accepted = reached & ~outside & ~invalid
         spread = logits.amax(1) - logits.amin(1)
         fragile = accepted & (margin < FRAGILE * spread)
         return Ruling(stored, margin, distance, prediction, accepted, outside, invalid, fragile)
-
-
-def goal_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Return by how much the attacker's goal is reached: max_{j≠y} z_j − z_y, or z_t − max_{j≠t} z_j for a target t."""
-    aim = target >= 0
-    if not aim.any():
-        return losses.margin(logits, y)
-    return torch.where(aim, -losses.margin(logits, target.clamp(min=0)), losses.margin(logits, y))
 
 
 def restore(candidate: Tensor) -> Tensor:

@@ -31,11 +31,12 @@ def piece_rows(shape: tuple[int, ...], device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Question:
-    """One thing an attack asked: the points, their logits, and whether a backward pass was spent."""
+    """One thing an attack asked: the points, their logits, whether a backward pass was spent, and passes a point."""
 
     x: Tensor
     logits: Tensor
     backward: bool
+    draws: int = 1
 
 
 @dataclass

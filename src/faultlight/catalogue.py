@@ -105,10 +105,16 @@ def _from_entry_point(point: EntryPoint) -> Entry | None:
 def _read(path: Path, module: str, name: str, class_name: str = "") -> Entry | None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and (node.name == class_name or node.name.lower() == name.replace("_", "")):
-            fields = tuple(_field(item) for item in node.body if isinstance(item, ast.AnnAssign))
+            fields = tuple(
+                _field(item) for item in node.body if isinstance(item, ast.AnnAssign) and not _of_class(item)
+            )
             doc = ast.get_docstring(node) or ""
             return Entry(name.replace("_", "-"), module, node.name, doc, fields)
     return None
+
+
+def _of_class(item: ast.AnnAssign) -> bool:
+    return ast.unparse(item.annotation).startswith(("ClassVar", "typing.ClassVar"))
 
 
 def _field(item: ast.AnnAssign) -> Field:

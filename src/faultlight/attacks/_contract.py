@@ -16,6 +16,7 @@ may have, each optional:
     minimal             class variable; True: it seeks the nearest twin. It may leave the ball, never the box. The
                         engine then keeps the nearest twin of all points asked, unless told to stop at the first
     norms               class variable: the norms it is made for; all of them when absent
+    knowledge           class variable: what it must know of the model, "gradients" (when absent), "scores" or "nothing"
     finished            a field of the state, Bool (n,): rows with nothing left to do; their slot is given on
 """
 

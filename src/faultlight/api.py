@@ -96,7 +96,7 @@ def attack(
     prediction = torch.tensor([row.prediction for row in rows], device=subject.device)
     finite = torch.tensor([row.clean_margin is not None for row in rows], device=subject.device)
     reached = (prediction != images.y if target is None else prediction == target) & finite
-    model = search_models(subject, images, notes)[0] if fast else subject
+    model = search_models(subject, images, notes)[0]["fast"] if fast else subject
     name = type(attack).__name__.lower()
     probe = Probe(name, attack, ball, model, rng.key(seed, name, str(ball)), model is subject, is_minimal(attack))
     open_rows = (finite & ~reached).nonzero()[:, 0]

@@ -118,9 +118,9 @@ def _run(
     rows, ranking = first_look(judge, images)
     ledger.add_images(rows)
     slots = settings.slots or default_slots(images, subject.device)
-    search, exact, how = search_models(subject, images, notes)
+    models, how = search_models(subject, images, notes)
     ledger.note("search", how)
-    scene = Scene(subject, images, search, exact, judge, ledger, ranking, settings.seed, slots, quiet)
+    scene = Scene(subject, images, models, judge, ledger, ranking, settings.seed, slots, quiet)
     conclude = partial(_conclude, scene, settings, stages, notes, out, began)
     try:
         _attack(scene, settings.threat, stages)
@@ -138,7 +138,7 @@ def _attack(scene: Scene, threat: Threat, stages: tuple[Stage, ...]) -> None:
     for stage in stages:
         chosen = _chosen(stage, scene.ledger)
         ranked = replace(scene, ranking=ranked_targets(scene, stage.ranked_by)) if stage.ranked_by else scene
-        probe_images(ranked, stage.name, stage.attack, threat, chosen, stage.exact, audited=True)
+        probe_images(ranked, stage.name, stage.attack, threat, chosen, stage.model, audited=True)
     scene.ledger.note("attacked", True)
 
 
@@ -197,7 +197,7 @@ def _evidence(
     rows = scene.ledger.images()
     shape = scene.images.shape
     points = curve.curve_points(rows, attempts, curve.radii(threat, shape))
-    useless, sample = useless_gradients(scene.exact, scene.images, rows)
+    useless, sample = useless_gradients(scene.models["exact"], scene.images, rows)
     evidence = Evidence(
         images=rows,
         attempts=[a for a in attempts if a.probe not in (curve.PROBE, curve.SINGLE_STEP)],

@@ -39,8 +39,8 @@ def draw_curve(scene: Scene, threat: Threat, images: list[ImageRow]) -> None:
     """Run the curve's attempts on the first images that are classified correctly."""
     rows = _sample(images)
     for ball in radii(threat, scene.images.shape):
-        probe_images(scene, PROBE, curve_attack(), ball, rows, exact=False, audited=False)
-    probe_images(scene, SINGLE_STEP, FGSM(loss="margin"), threat, rows, exact=False, audited=False)
+        probe_images(scene, PROBE, curve_attack(), ball, rows, "fast", audited=False)
+    probe_images(scene, SINGLE_STEP, FGSM(loss="margin"), threat, rows, "fast", audited=False)
 
 
 def curve_points(images: list[ImageRow], attempts: list[Attempt], balls: list[Threat]) -> list[CurvePoint]:

@@ -11,6 +11,8 @@ from faultlight.attacks.pgd import PGD
 from faultlight.errors import InputError, nearest
 
 Effort = Literal["quick", "standard", "exact"]
+# The models that an audit can search on; `probing.search_models` says what each is.
+Search = Literal["fast", "exact", "straight-through", "smoothed"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Stage:
         attack: the attack.
         share: the share of standing images it is run on, those with the largest margin so far; 1 is all of them.
         least: but at least so many images.
-        exact: search on the untouched model in float32, not on a faster copy.
+        model: what it searches on: "fast", a faster copy where one pays; "exact", the untouched model in float32.
         ranked_by: an earlier targeted stage whose margins order the targets; "" orders them by the clean logits.
     """
 
@@ -30,7 +32,7 @@ class Stage:
     attack: Attack
     share: float = 1.0
     least: int = 0
-    exact: bool = False
+    model: Search = "fast"
     ranked_by: str = ""
 
 
@@ -48,7 +50,7 @@ PLANS: dict[str, tuple[Stage, ...]] = {
         Stage("pgd-targeted", _TARGETS, share=0.25, least=500),
         Stage("pgd-long", _LONG, share=0.05, least=200, ranked_by="pgd-targeted"),
         # Rounding in the search copy hides a last step of 1e-2 in the margin: the nearest are finished without it.
-        Stage("pgd-finish", _LONG, share=0.02, least=50, exact=True, ranked_by="pgd-targeted"),
+        Stage("pgd-finish", _LONG, share=0.02, least=50, model="exact", ranked_by="pgd-targeted"),
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from faultlight.evaluation.engine import Engine, Probe, Settled, Work
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status
 from faultlight.evaluation.oracle import Model, piece_rows
+from faultlight.evaluation.plan import Search
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import NOTE_PROBABILITIES
 from faultlight.models.search import search_copy
@@ -32,8 +33,7 @@ class Scene:
     Args:
         subject: the model under test.
         images: the audited images, on the subject's device.
-        search: the model to search on: a faster copy, or the subject.
-        exact: the model to search on where the copy's rounding must not count: the subject, or its logarithm.
+        models: the models to search on, by name, as `search_models` gives them.
         judge: who decides.
         ledger: where it is written down.
         ranking: the wrong classes of each image by clean logit, the most likely first, (n, classes − 1).
@@ -44,8 +44,7 @@ class Scene:
 
     subject: Subject
     images: Images
-    search: Model
-    exact: Model
+    models: Mapping[Search, Model]
     judge: Judge
     ledger: Ledger
     ranking: Tensor
@@ -59,17 +58,18 @@ def default_slots(images: Images, device: torch.device) -> int:
     return _PIECES * piece_rows(images.shape, device)
 
 
-def search_models(subject: Subject, images: Images, notes: Sequence[Note]) -> tuple[Model, Model, str]:
-    """Return the model that attacks search on, the one for exact searches, and a sentence that says which they are.
+def search_models(subject: Subject, images: Images, notes: Sequence[Note]) -> tuple[dict[Search, Model], str]:
+    """Return the models that attacks search on, by name, and a sentence that says what they are.
 
-    A faster copy where one pays and agrees, else the subject itself. Of a subject that gives probabilities the
-    logarithm is searched: their own gradients vanish where the model is sure.
+    "fast" is a faster copy where one pays and agrees, else the subject itself; "exact" is the subject. Of a subject
+    that gives probabilities the logarithm is searched: their own gradients vanish where the model is sure.
     """
     if any(note.check == NOTE_PROBABILITIES for note in notes):
         logarithm = _logarithm(subject)
-        return logarithm, logarithm, "the logarithm of the model's probabilities, in float32"
+        return {"fast": logarithm, "exact": logarithm}, "the logarithm of the model's probabilities, in float32"
     copy, agreement = search_copy(subject, images.x)
-    return copy or subject, subject, str(agreement) if agreement else "the model itself, in float32"
+    how = str(agreement) if agreement else "the model itself, in float32"
+    return {"fast": copy or subject, "exact": subject}, how
 
 
 def rows_of(images: Images, ids: Sequence[int]) -> Tensor:
@@ -96,7 +96,7 @@ def first_look(judge: Judge, images: Images) -> tuple[list[ImageRow], Tensor]:
 
 
 def probe_images(
-    scene: Scene, name: str, attack: Attack, threat: Threat, rows: Sequence[int], exact: bool, audited: bool
+    scene: Scene, name: str, attack: Attack, threat: Threat, rows: Sequence[int], search: Search, audited: bool
 ) -> None:
     """Run an attack on the given rows of the scene, skipping what the ledger holds already.
 
@@ -106,10 +106,10 @@ def probe_images(
         attack: what to run.
         threat: the ball.
         rows: which images.
-        exact: search on the subject itself, not on its faster copy.
+        search: which of the scene's models to search on.
         audited: whether breaks count for the verdict.
     """
-    model = scene.exact if exact else scene.search
+    model = scene.models[search]
     probe = Probe(name, attack, threat, model, rng.key(scene.seed, name, str(threat)), model is scene.subject)
     held = [attempt for attempt in scene.ledger.attempts(name) if attempt.threat == str(threat)]
     work = _work(scene, rows, _jobs_done(held))

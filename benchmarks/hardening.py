@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from faultlight import rng
 from faultlight.data.images import Images
+from faultlight.models.search import has_fast_bfloat16
 from faultlight.train.augment import augment
 from faultlight.train.recipe import Augment
 
@@ -48,12 +49,13 @@ def harden(module: nn.Module, images: Images, plan: Hardening) -> nn.Module:
     """Train a network in place by the plan, in bfloat16 where the processor has units for it, and return it frozen."""
     module = module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(module, plan)
+    fast = has_fast_bfloat16(torch.device("cpu"))
     for step in range(plan.steps_in_all):
         done = step / plan.steps_in_all
         for group in optimiser.param_groups:
             group["lr"] = plan.rate * min(done / 0.2, (1 - done) / 0.8)
         x, y = _batch(images, plan, step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             delta = _attack(module, x, y, plan, min(1.0, done / plan.growth) if plan.growth else 1.0)
             loss = functional.cross_entropy(module(x + delta).float(), y)
         optimiser.zero_grad()

@@ -53,7 +53,7 @@ NETS = {
             "mnist-hard",
             "mnist-cnn",
             "mnist",
-            Hardening(2400, 128, 0.3, 0.4, 8, 0.25, 0.003, sgd=False, change=Augment()),
+            Hardening(1600, 128, 0.3, 0.4, 5, 0.3, 0.003, sgd=False, change=Augment()),
         ),
         Net(
             "cifar-hard",
@@ -65,7 +65,7 @@ NETS = {
             "cifar-narrow",
             "preactresnet18",
             "cifar10",
-            Hardening(6500, 128, 8 / 255, 0.0, 1, 1.0, 0.2, sgd=True, change=Augment(shift=4, flip=True)),
+            Hardening(2500, 128, 8 / 255, 0.0, 1, 1.0, 0.2, sgd=True, change=Augment(shift=4, flip=True)),
             width=16,
         ),
     )

@@ -263,9 +263,21 @@ def test_a_model_without_a_gradient_searches_for_itself() -> None:
 def test_it_is_only_made_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_WORTHWHILE", multiply_adds(subject(), sample(1)) + 1)
     assert search_copy(subject(), sample()) == (None, None)
-    monkeypatch.setattr(search, "_WORTHWHILE", 0)
+
+
+def test_without_fast_bfloat16_the_copy_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "has_fast_bfloat16", lambda device: False)
-    assert search_copy(subject(), sample()) == (None, None)
+    candidate, agreement = search_copy(subject(), sample())
+    assert candidate is not None
+    assert {parameter.dtype for parameter in candidate.parameters()} == {torch.float32}
+    assert str(agreement) == "float32 search copy used: 100.0 % of labels and 100.0 % of gradient signs agree"
+    torch.testing.assert_close(candidate(sample()), subject()(sample()), rtol=1e-4, atol=1e-4)
+
+
+def test_without_fast_bfloat16_only_convolutions_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "has_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr(search, "_WORTHWHILE", 0)
+    assert search_copy(Subject(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), 5), sample()) == (None, None)
 
 
 def test_multiply_adds_by_hand() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float32
@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from faultlight import losses
 from faultlight.models.subject import Subject
 
-# Multiply-adds an image below which bfloat16's conversions cost more than its products save.
+# Multiply-adds an image below which conversions cost more than the copy saves.
 _WORTHWHILE = 300_000
 _LABELS_AGREE = 0.97
 _GRADIENTS_AGREE = 0.90
@@ -29,48 +29,63 @@ class Agreement:
         labels: share of equal predictions.
         signs: share of pixels whose gradient of the margin has the same sign, among the 90 % largest gradients.
         accepted: whether the copy may be used.
+        dtype: the arithmetic of the copy.
     """
 
     labels: float
     signs: float
     accepted: bool
+    dtype: torch.dtype = torch.bfloat16
 
     def __str__(self) -> str:
         verb = "used" if self.accepted else "not used"
         labels, signs = f"{100 * self.labels:.1f} %", f"{100 * self.signs:.1f} %"
-        return f"bfloat16 search copy {verb}: {labels} of labels and {signs} of gradient signs agree"
+        arithmetic = str(self.dtype).removeprefix("torch.")
+        return f"{arithmetic} search copy {verb}: {labels} of labels and {signs} of gradient signs agree"
 
 
 class SearchCopy(nn.Module):
-    """A model in bfloat16 and channels-last that takes float32 pixels and gives float32 logits."""
+    """A model in channels-last, by default in bfloat16, that takes float32 pixels and gives float32 logits."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, dtype: torch.dtype = torch.bfloat16):
         super().__init__()
-        converted = folded(module).to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = dtype
+        converted = folded(module).to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module: nn.Module = converted.eval().requires_grad_(False)
 
     def forward(self, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n classes"]:
         """Return logits; x and the logits stay float32, so that the loss and the projections do."""
-        logits: Tensor = self.module(x.to(torch.bfloat16, memory_format=torch.channels_last))
+        logits: Tensor = self.module(x.to(self.dtype, memory_format=torch.channels_last))
         return logits.float()
 
 
 def search_copy(subject: Subject, x: Float32[Tensor, "n c h w"]) -> tuple[SearchCopy | None, Agreement | None]:
     """Return a faster copy and how it agrees with the original; None where it would not pay or does not agree.
 
+    In bfloat16 where the device multiplies it in hardware, else in float32: folding and the layout alone are worth
+    1.3 to 2 times the speed to a convolutional net on a CPU.
+
     Args:
         subject: the model under test.
         x: pixels to compare on; the first 32 are used.
     """
-    if not has_fast_bfloat16(subject.device) or multiply_adds(subject, x[:1]) < _WORTHWHILE:
+    dtype = _dtype(subject)
+    if dtype is None or multiply_adds(subject, x[:1]) < _WORTHWHILE:
         return None, None
     try:
-        candidate = SearchCopy(subject.module)
-        agreement = compare(subject, candidate, x[:_SAMPLE])
+        candidate = SearchCopy(subject.module, dtype)
+        agreement = replace(compare(subject, candidate, x[:_SAMPLE]), dtype=dtype)
     except (RuntimeError, NotImplementedError, TypeError):
         # Some operations have no bfloat16 form; the original then searches for itself.
         return None, None
     return (candidate if agreement.accepted else None), agreement
+
+
+def _dtype(subject: Subject) -> torch.dtype | None:
+    if has_fast_bfloat16(subject.device):
+        return torch.bfloat16
+    convolves = any(isinstance(module, nn.Conv2d) for module in subject.module.modules())
+    return torch.float32 if convolves and subject.device.type == "cpu" else None
 
 
 def compare(subject: Subject, candidate: nn.Module, x: Float32[Tensor, "n c h w"]) -> Agreement:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,16 @@ from faultlight.errors import InputError
 from faultlight.evaluation import curve, records
 from faultlight.evaluation.checks import CurvePoint, Evidence, run_checks
 from faultlight.evaluation.judge import Judge
-from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, create_ledger, resume_ledger
+from faultlight.evaluation.ledger import Attempt, Ledger, create_ledger, resume_ledger
 from faultlight.evaluation.plan import Stage, plan
 from faultlight.evaluation.probing import (
     Scene,
     default_slots,
     first_look,
-    probe_images,
-    ranked_targets,
     rows_of,
     search_models,
 )
+from faultlight.evaluation.stages import run_stages
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 from faultlight.evaluation.zero import useless_gradients
 from faultlight.files import read_json, write_json, write_text
@@ -123,41 +121,13 @@ def _run(
     scene = Scene(subject, images, models, judge, ledger, ranking, settings.seed, slots, quiet)
     conclude = partial(_conclude, scene, settings, stages, notes, out, began)
     try:
-        _attack(scene, settings.threat, stages)
+        run_stages(scene, settings.threat, stages)
         curve.draw_curve(scene, settings.threat, ledger.images())
     except KeyboardInterrupt:
         # What is known is kept: a verdict marked incomplete, its records, and the report made of them.
         conclude(complete=False)
         raise
     return Run(out, conclude(complete=True))
-
-
-def _attack(scene: Scene, threat: Threat, stages: tuple[Stage, ...]) -> None:
-    if scene.ledger.meta().get("attacked"):
-        return
-    for stage in stages:
-        chosen = _chosen(stage, scene.ledger)
-        ranked = replace(scene, ranking=ranked_targets(scene, stage.ranked_by)) if stage.ranked_by else scene
-        probe_images(ranked, stage.name, stage.attack, threat, chosen, stage.model, audited=True)
-    scene.ledger.note("attacked", True)
-
-
-def _chosen(stage: Stage, ledger: Ledger) -> list[int]:
-    """Return the rows a stage runs on: the images standing before it, nearest to breaking first, its share of them."""
-    key = f"chosen:{stage.name}"
-    kept = ledger.meta().get(key)
-    if kept is None:
-        rows = [(row, image) for row, image in enumerate(ledger.images()) if image.status == Status.STANDING]
-        rows.sort(key=lambda pair: (-_nearness(pair[1]), pair[1].id))
-        kept = [row for row, _ in rows[: max(stage.least, math.ceil(stage.share * len(rows)))]]
-        ledger.note(key, kept)
-    return list(kept)
-
-
-def _nearness(image: ImageRow) -> float:
-    if image.margin is not None:
-        return image.margin
-    return image.clean_margin if image.clean_margin is not None else -math.inf
 
 
 def _conclude(

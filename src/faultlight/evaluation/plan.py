@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from faultlight.attacks._contract import Attack
+from faultlight.attacks._contract import Attack, norms
 from faultlight.attacks.fgsm import FGSM
 from faultlight.attacks.pgd import PGD
 from faultlight.errors import InputError, nearest
+from faultlight.threat import Norm
 
 Effort = Literal["quick", "standard", "exact"]
 # The models that an audit can search on; `probing.search_models` says what each is.
@@ -26,6 +27,9 @@ class Stage:
         least: but at least so many images.
         model: what it searches on: "fast", a faster copy where one pays; "exact", the untouched model in float32.
         ranked_by: an earlier targeted stage whose margins order the targets; "" orders them by the clean logits.
+        sample: choose the images at random, not the nearest; every such stage draws in the same order.
+        after: run only where one of these stages broke an image; empty: always.
+        together: run all jobs of an image side by side, which is quicker for a few images.
     """
 
     name: str
@@ -34,6 +38,14 @@ class Stage:
     least: int = 0
     model: Search = "fast"
     ranked_by: str = ""
+    sample: bool = False
+    after: tuple[str, ...] = ()
+    together: bool = False
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """The norms that the stage's attack is made for; under another the stage is left out."""
+        return norms(self.attack)
 
 
 _SWEEP = PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False)

@@ -96,7 +96,14 @@ def first_look(judge: Judge, images: Images) -> tuple[list[ImageRow], Tensor]:
 
 
 def probe_images(
-    scene: Scene, name: str, attack: Attack, threat: Threat, rows: Sequence[int], search: Search, audited: bool
+    scene: Scene,
+    name: str,
+    attack: Attack,
+    threat: Threat,
+    rows: Sequence[int],
+    search: Search,
+    audited: bool,
+    together: bool = False,
 ) -> None:
     """Run an attack on the given rows of the scene, skipping what the ledger holds already.
 
@@ -108,9 +115,11 @@ def probe_images(
         rows: which images.
         search: which of the scene's models to search on.
         audited: whether breaks count for the verdict.
+        together: run all jobs of an image side by side.
     """
     model = scene.models[search]
-    probe = Probe(name, attack, threat, model, rng.key(scene.seed, name, str(threat)), model is scene.subject)
+    key, exact = rng.key(scene.seed, name, str(threat)), model is scene.subject
+    probe = Probe(name, attack, threat, model, key, exact, together=together)
     held = [attempt for attempt in scene.ledger.attempts(name) if attempt.threat == str(threat)]
     work = _work(scene, rows, _jobs_done(held))
     _record(scene, Engine(probe, work, scene.judge, scene.slots), f"{name} at {threat}", len(held), audited)

@@ -1,0 +1,65 @@
+"""Running a plan: each stage on the images it chooses, later ones because of what earlier ones found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from faultlight import rng
+from faultlight.evaluation.ledger import ImageRow, Ledger, Status
+from faultlight.evaluation.plan import Stage
+from faultlight.evaluation.probing import Scene, probe_images, ranked_targets
+from faultlight.threat import Threat
+
+
+def run_stages(scene: Scene, threat: Threat, stages: tuple[Stage, ...]) -> None:
+    """Run the stages one after the other; what the ledger holds is not done again."""
+    if scene.ledger.meta().get("attacked"):
+        return
+    for stage in stages:
+        if threat.norm not in stage.norms or (stage.after and not _broke(scene.ledger, stage.after)):
+            continue
+        chosen = _chosen(stage, scene)
+        ranked = replace(scene, ranking=ranked_targets(scene, stage.ranked_by)) if stage.ranked_by else scene
+        probe_images(
+            ranked, stage.name, stage.attack, threat, chosen, stage.model, audited=True, together=stage.together
+        )
+    scene.ledger.note("attacked", True)
+
+
+def chosen_rows(stage: str, ledger: Ledger) -> list[int]:
+    """Return the rows that a stage ran on; none if it did not run."""
+    return list(ledger.meta().get(f"chosen:{stage}", []))
+
+
+def _broke(ledger: Ledger, stages: tuple[str, ...]) -> bool:
+    return any(attempt.broke for stage in stages for attempt in ledger.attempts(stage))
+
+
+def _chosen(stage: Stage, scene: Scene) -> list[int]:
+    """Return the rows a stage runs on, of the images that stand before it, and write them down for a resumed run."""
+    key = f"chosen:{stage.name}"
+    kept = scene.ledger.meta().get(key)
+    if kept is None:
+        rows = [(row, image) for row, image in enumerate(scene.ledger.images()) if image.status == Status.STANDING]
+        count = max(stage.least, math.ceil(stage.share * len(rows)))
+        kept = [row for row, _ in _ordered(rows, stage, scene.seed)[:count]]
+        scene.ledger.note(key, kept)
+    return list(kept)
+
+
+def _ordered(rows: list[tuple[int, ImageRow]], stage: Stage, seed: int) -> list[tuple[int, ImageRow]]:
+    """Return the images nearest to breaking first; for a sample, in a random order that is the same at every stage."""
+    if not stage.sample:
+        return sorted(rows, key=lambda pair: (-_nearness(pair[1]), pair[1].id))
+    ids = torch.tensor([image.id for _, image in rows], dtype=torch.int64)
+    luck = rng.uniform(rng.key(seed, "sample"), ids, torch.zeros_like(ids), (1,))[:, 0].tolist()
+    return [pair for _, pair in sorted(zip(luck, rows, strict=True), key=lambda drawn: drawn[0])]
+
+
+def _nearness(image: ImageRow) -> float:
+    if image.margin is not None:
+        return image.margin
+    return image.clean_margin if image.clean_margin is not None else -math.inf

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from faultlight import geometry
-from faultlight.attacks import _starts
 from faultlight.attacks._contract import Pixels, Problem
+from faultlight.attacks._starts import begin, surface
 from faultlight.errors import InputError
 from faultlight.losses import LossName
 from faultlight.threat import Norm
@@ -69,7 +69,7 @@ class APGD:
         restarts: runs an image.
         targets: runs at each of the k most likely wrong classes; 0 is untargeted.
         random_start: begin at a random point of the ball's surface (always so from the second restart on).
-        diversify: output-diversified steps before the first, each a forward and a backward pass.
+        diversify: output-diversified steps before the first (Tashiro et al. 2020), each a forward and a backward pass.
         momentum: α in (0, 1]: the share of the new step; the rest is that of the step before.
         rho: ρ in [0, 1].
     """
@@ -93,8 +93,7 @@ class APGD:
 
     def start(self, problem: Problem) -> Climb:
         """Begin at a random point of the surface, or at the image, and look at the loss there."""
-        random = _starts.surface(problem)
-        x = _starts.begin(problem, random, random_start=self.random_start, diversify=self.diversify)
+        x = begin(problem, surface(problem), random_start=self.random_start, diversify=self.diversify)
         value, gradient = problem.gradient(x, self.loss)
         return Climb(
             x=x,

@@ -65,8 +65,8 @@ NETS = {
             "cifar-narrow",
             "preactresnet18",
             "cifar10",
-            Hardening(2000, 128, 8 / 255, 0.0, 1, 1.0, 0.2, sgd=True, change=Augment(shift=4, flip=True)),
-            width=16,
+            Hardening(2500, 128, 8 / 255, 0.0, 1, 1.0, 0.2, sgd=True, change=Augment(shift=4, flip=True)),
+            width=8,
         ),
     )
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from faultlight import geometry
 from faultlight.attacks._contract import Pixels, Problem
+from faultlight.attacks._starts import begin
 from faultlight.errors import InputError
 from faultlight.losses import LossName
 
@@ -44,6 +45,7 @@ class PGD:
         random_start: begin at a random point of the ball (always so from the second restart on).
         restarts: runs an image.
         targets: runs at each of the k most likely wrong classes; 0 is untargeted.
+        diversify: output-diversified steps before the first (Tashiro et al. 2020), each a forward and a backward pass.
     """
 
     steps: int = 40
@@ -54,20 +56,21 @@ class PGD:
     random_start: bool = True
     restarts: int = 1
     targets: int = 0
+    diversify: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1 or self.targets < 0:
-            raise InputError(f"PGD needs steps ≥ 1, restarts ≥ 1 and targets ≥ 0, not {self}.")
+        if self.steps < 1 or self.restarts < 1 or self.targets < 0 or self.diversify < 0:
+            raise InputError(f"PGD needs steps ≥ 1, restarts ≥ 1, targets ≥ 0 and diversify ≥ 0, not {self}.")
         if self.step_size < 0 or not 0 <= self.momentum < 1:
             raise InputError(f"PGD needs step_size ≥ 0 and momentum in [0, 1), not {self}.")
         if self.schedule not in ("constant", "cosine"):
             raise InputError(f"PGD's schedule must be constant or cosine, not {self.schedule!r}.")
 
     def start(self, problem: Problem) -> Moving:
-        """Start at the image, or at a random point of the ball."""
+        """Start at the image, or at a random point of the ball, and diversify the outputs from there."""
         random = geometry.random_in_ball(problem.uniform(), problem.x, problem.threat)
-        chosen = geometry.rows((problem.restart > 0) | self.random_start)
-        return Moving(torch.where(chosen, random, problem.x), torch.zeros_like(problem.x))
+        x = begin(problem, random, random_start=self.random_start, diversify=self.diversify)
+        return Moving(x, torch.zeros_like(x))
 
     def step(self, problem: Problem, state: Moving) -> Moving:
         """Take one projected step."""

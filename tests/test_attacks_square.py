@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 import faultlight as fl
 import toys
-from faultlight.attacks.square import Square, _hill, _sides
+from faultlight.attacks._contract import Problem
+from faultlight.attacks.square import Searching, Square, _hill, _sides
 from faultlight.errors import InputError
+from faultlight.evaluation.oracle import RecordingOracle
 from faultlight.models.subject import Subject
 
 SHAPE = (3, 15, 15)
@@ -47,9 +49,19 @@ def test_the_hill_of_side_three() -> None:
     assert torch.allclose(_hill(3), expected)
 
 
+def stepped(attack: Square, posed: Problem, steps: int = 1) -> tuple[Searching, Tensor]:
+    """The state after some steps, and the points asked about in the last."""
+    state = attack.start(posed)
+    oracle = posed.oracle
+    assert isinstance(oracle, RecordingOracle)
+    for step in range(1, steps + 1):
+        state = attack.step(replace(posed, step=torch.full_like(posed.step, step)), state)
+    return state, oracle.questions[-1].x
+
+
 def test_it_begins_with_vertical_stripes_of_the_full_radius() -> None:
     subject, images = scene()
-    first = toys.trace(Square(steps=1), toys.problem(subject, images, "linf:0.0625")).points[0]
+    _, first = stepped(Square(steps=1), toys.problem(subject, images, "linf:0.0625"))
     delta = first - images.x
     assert torch.allclose(delta.abs(), torch.tensor(0.0625), atol=1e-6)
     assert torch.equal(delta.sign(), delta[:, :, :1].sign().expand_as(delta))
@@ -60,7 +72,7 @@ def test_it_begins_with_vertical_stripes_of_the_full_radius() -> None:
 def test_it_begins_with_tiles_of_the_full_norm() -> None:
     """In each of 25 tiles of 3 × 3 and each colour ±η or ±ηᵀ, all of one norm: ε / √(25·3)."""
     subject, images = scene()
-    first = toys.trace(Square(steps=1), toys.problem(subject, images, "l2:0.5")).points[0]
+    _, first = stepped(Square(steps=1), toys.problem(subject, images, "l2:0.5"))
     tiles = (first - images.x).unfold(2, 3, 3).unfold(3, 3, 3)
     shapes = torch.stack([sign * shape for sign in (1, -1) for shape in (_hill(3), _hill(3).T)]) * 0.5 / 75**0.5
     nearest = (tiles.unsqueeze(-3) - shapes).abs().flatten(-2).amax(-1).amin(-1)
@@ -72,10 +84,13 @@ def test_it_begins_with_tiles_of_the_full_norm() -> None:
 def proposals(threat: str, step: int) -> tuple[Tensor, Tensor]:
     """The points that stand after some steps and those that are proposed from them, both less the clean image."""
     subject, images = scene(n=24)
-    attack, posed = Square(steps=5000), toys.problem(subject, images, threat)
-    state = attack.start(posed)
-    state = attack.step(replace(posed, step=torch.full_like(posed.step, step)), state)
-    return state.best - images.x, state.x - images.x
+    posed = toys.problem(subject, images, threat)
+    state, first = stepped(Square(steps=5000), posed)
+    later = replace(state, asked=torch.full_like(state.asked, step), value=torch.full_like(state.value, torch.inf))
+    Square(steps=5000).step(posed, later)
+    assert torch.equal(first, state.x), "the first point asked about is kept"
+    assert isinstance(posed.oracle, RecordingOracle)
+    return state.x - images.x, posed.oracle.questions[-1].x - images.x
 
 
 @pytest.mark.parametrize(("step", "side"), [(1, 13), (6, 13), (7, 9), (27, 7), (102, 5)])
@@ -132,14 +147,33 @@ def test_what_it_keeps_never_falls_and_ties_are_not_taken() -> None:
     subject, images = scene()
     attack, posed = Square(steps=60), toys.problem(subject, images, "linf:0.01")
     state = attack.start(posed)
+    assert isinstance(posed.oracle, RecordingOracle)
     for step in range(1, 61):
-        asked, before = state.x, state
+        before = state
         state = attack.step(replace(posed, step=torch.full_like(posed.step, step)), before)
+        asked = posed.oracle.questions[-1].x
         margin = posed.margin(subject(asked))
         kept = margin > before.value
         assert torch.equal(state.value, torch.where(kept, margin, before.value))
-        assert torch.equal(state.best[~kept], before.best[~kept])
-        assert torch.equal(state.best[kept], asked[kept])
+        assert torch.equal(state.x[~kept], before.x[~kept])
+        assert torch.equal(state.x[kept], asked[kept])
+    assert state.finished.all()
+
+
+@pytest.mark.parametrize("threat", ["linf:0.02", "l2:0.3"])
+@pytest.mark.parametrize("lookahead", [3, 50])
+def test_looking_ahead_changes_no_outcome(threat: str, lookahead: int) -> None:
+    """The run that decides on one query after the other, and the run that asks about several at once."""
+    subject, images = scene(n=3)
+    posed = toys.problem(subject, images, threat)
+    plain, _ = stepped(Square(steps=40), posed, 40)
+    ahead = Square(steps=40, lookahead=lookahead)
+    state, rounds = ahead.start(posed), 0
+    while not state.finished.all():
+        state, rounds = ahead.step(posed, state), rounds + 1
+    assert torch.equal(state.x, plain.x)
+    assert torch.allclose(state.value, plain.value, atol=1e-4)
+    assert rounds < 40
 
 
 def test_a_goal_is_sought_by_its_own_margin() -> None:

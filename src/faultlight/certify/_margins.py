@@ -54,6 +54,13 @@ def margins_from(network: Network, ball: Ball, ranges: Ranges, y: Labels, asked:
     return margins
 
 
+def clean_margins(network: Network, x: Float[Tensor, "n c h w"], y: Labels) -> Margins:
+    """Return z_y − z_j at the images themselves."""
+    with torch.no_grad():
+        logits = network.evaluate(x).double()
+    return logits.gather(1, y[:, None]) - logits
+
+
 def merged(first: Margins, second: Margins) -> Margins:
     """Return the better of two bounds; both hold."""
     return torch.maximum(first, second)

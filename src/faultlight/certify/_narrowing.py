@@ -70,7 +70,7 @@ class Narrowing:
             upper[index] = torch.minimum(upper[index], -_down(found[len(of) :], lower))
 
     def _afforded(self, wanted: Tensor, place: int) -> Tensor:
-        cost = wanted.flatten(1).sum(1) * (2.0 * self.network.share_seen[place])
+        cost = wanted.flatten(1).sum(1) * (2.0 * self.network.cost_of_one(place))
         afforded = cost <= self.left
         self.left = self.left - torch.where(afforded, cost, 0.0)
         return wanted & afforded.view(-1, *(1,) * (wanted.ndim - 1))

@@ -8,7 +8,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from faultlight.certify._operations import Affine, Convolution, Linear, MaxPool, Operation, Pixels, Rectifier, Sum
+from faultlight.certify._operations import (
+    Affine,
+    Convolution,
+    Linear,
+    MaxPool,
+    Operation,
+    Pixels,
+    Rectifier,
+    Scale,
+    Sum,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,31 +78,30 @@ class Network:
         return tuple(found)
 
     @cached_property
-    def share_seen(self) -> tuple[float, ...]:
-        """The multiply-adds of following one number of a node back to the pixels: of the window that it sees."""
-        return tuple(map(float, self.multiply_adds))
+    def cost_of_margin(self) -> float:
+        """The multiply-adds of following one function of the logits back to the pixels."""
+        return float(sum(_products(node) for node in self.nodes))
 
-    @cached_property
-    def multiply_adds(self) -> tuple[int, ...]:
-        """The multiply-adds of following one linear function back from each node to the pixels."""
-        products = [_products(node) for node in self.nodes]
-        return tuple(sum(products[j] for j in self._ancestors(i)) for i in range(len(self.nodes)))
+    def cost_of_one(self, place: int) -> float:
+        """Return the multiply-adds of following one number of a node back to the pixels: of the window that it sees."""
+        cost, seen = 0.0, {place: (1.0, 1.0)}
+        for here in range(place, -1, -1):
+            if here in seen:
+                node, window = self.nodes[here], seen[here]
+                cost += _products(node) * _share(node.shape, window)
+                for source in node.inputs:
+                    before = _seen(node.operation, window, self.nodes[source].shape)
+                    seen[source] = max(before, seen.get(source, before))
+        return cost
 
     def _is_rectified(self, place: int) -> bool:
         operation = self.nodes[place].operation
         return isinstance(operation, Rectifier | MaxPool)
 
-    def _ancestors(self, place: int) -> set[int]:
-        found, waiting = set(), [place]
-        while waiting:
-            here = waiting.pop()
-            if here not in found:
-                found.add(here)
-                waiting.extend(self.nodes[here].inputs)
-        return found
-
 
 BENT = 1 << 20
+# What is done to each number besides products takes as long as so many of them.
+_PER_NUMBER = 30
 
 
 def _mixings(operation: Operation, before: list[int]) -> int:
@@ -108,8 +117,8 @@ def _mixings(operation: Operation, before: list[int]) -> int:
 def _products(node: Node) -> int:
     size = torch.Size(node.shape).numel()
     if isinstance(node.operation, Convolution):
-        return size * node.operation.kernel[0].numel()
-    return size * node.operation.matrix.shape[1] if isinstance(node.operation, Linear) else size
+        return size * (node.operation.kernel[0].numel() + _PER_NUMBER)
+    return size * (node.operation.matrix.shape[1] if isinstance(node.operation, Linear) else _PER_NUMBER)
 
 
 def _value(operation: Operation, x: Tensor, inputs: list[Tensor]) -> Tensor:
@@ -118,3 +127,19 @@ def _value(operation: Operation, x: Tensor, inputs: list[Tensor]) -> Tensor:
     if isinstance(operation, Sum):
         return inputs[0] + operation.sign * inputs[1]
     return operation.apply(inputs[0])
+
+
+def _share(shape: tuple[int, ...], window: tuple[float, float]) -> float:
+    if len(shape) != 3:
+        return 1.0
+    return min(window[0] / shape[1], 1.0) * min(window[1] / shape[2], 1.0)
+
+
+def _seen(operation: Operation, window: tuple[float, float], before: tuple[int, ...]) -> tuple[float, float]:
+    if isinstance(operation, Convolution | MaxPool):
+        kernel = operation.kernel.shape[2:] if isinstance(operation, Convolution) else operation.kernel
+        sides = zip(window, kernel, operation.stride, operation.dilation, strict=True)
+        height, width = ((side - 1) * stride + dilation * (k - 1) + 1 for side, k, stride, dilation in sides)
+        return height, width
+    elementwise = isinstance(operation, Rectifier | Sum | Scale | Pixels)
+    return window if elementwise or len(before) != 3 else (float(before[1]), float(before[2]))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from faultlight.certify._ball import ball
-from faultlight.certify._margins import Bound, every_other_class, merged
+from faultlight.certify._margins import Bound, clean_margins, every_other_class, merged
 from faultlight.certify._network import Network
 from faultlight.certify._reading import NoCertificate, read_network
 from faultlight.certify.crown import Crown
@@ -21,8 +21,15 @@ from faultlight.threat import Threat, parse_threat
 __all__ = ["CASCADE", "Certificate", "NoCertificate", "certify", "certify_images", "read_network"]
 
 # The cheap bound first; each is asked only for the classes of those images that the ones before left open.
-CASCADE: tuple[Bound, ...] = (Interval(), Crown(hidden="interval"), Crown(), Crown(steps=12))
+CASCADE: dict[str, Bound] = {
+    "interval": Interval(),
+    "crown-interval": Crown(hidden="interval"),
+    "crown": Crown(),
+    "alpha-crown": Crown(steps=12),
+}
 OPEN = -1
+# A bound so many times farther below 0 than the image's own margin is above it: no other bound here mends that.
+_HOPELESS = 1e4
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def certify(
     x: Float32[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
     threat: str | Threat,
-    bounds: Sequence[Bound] = CASCADE,
+    bounds: Sequence[Bound] = tuple(CASCADE.values()),
 ) -> Certificate:
     """Return what can be proved of a subject's answers within a ball around each image.
 
@@ -71,14 +78,15 @@ def certify_images(
     x: Float32[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
     threat: Threat,
-    bounds: Sequence[Bound] = CASCADE,
+    bounds: Sequence[Bound] = tuple(CASCADE.values()),
 ) -> Certificate:
     """Return the same for a network that is read already."""
-    asked = every_other_class(y, network.classes)
-    margins = torch.full(asked.shape, -torch.inf, dtype=torch.float64, device=x.device)
+    asked, clean = every_other_class(y, network.classes), clean_margins(network, x, y)
+    margins = torch.full_like(clean, -torch.inf)
     proved_by = torch.full_like(y, OPEN)
+    hopeful = (clean > 0).logical_or(~asked).all(1)
     for place, bound in enumerate(bounds):
-        rows = (proved_by == OPEN).nonzero()[:, 0]
+        rows = (hopeful & (proved_by == OPEN)).nonzero()[:, 0]
         if not len(rows):
             break
         still = asked[rows] & (margins[rows] <= 0)
@@ -86,5 +94,6 @@ def certify_images(
         margins[rows] = merged(margins[rows], found)
         proved = (margins[rows] > 0) | ~asked[rows]
         proved_by[rows[proved.all(1)]] = place
-    worst = margins.masked_fill(~asked, torch.inf).amin(1)
+        hopeful = ((margins > -_HOPELESS * clean) | ~asked).all(1)
+    worst = torch.minimum(margins, clean).masked_fill(~asked, torch.inf).amin(1)
     return Certificate(proved_by != OPEN, worst, proved_by)

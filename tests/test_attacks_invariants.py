@@ -16,19 +16,27 @@ import faultlight as fl
 import toys
 from faultlight import settings
 from faultlight.api import AttackResult
+from faultlight.attacks._contract import is_minimal, norms
 from faultlight.catalogue import Entry, catalogue
-from faultlight.errors import InputError
+from faultlight.evaluation.judge import ROUNDING
 from faultlight.evaluation.ledger import Outcome
+from faultlight.evaluation.oracle import RecordingOracle
 from faultlight.models.subject import Subject
 
 SHAPE = (2, 6, 6)
 ENTRIES = catalogue("attacks")
-THREATS = {"linf": "linf:0.03", "l2": "l2:0.15"}
+THREATS = {"linf": "linf:0.03", "l2": "l2:0.15", "l1": "l1:0.6", "l0": "l0:1"}
 CLASSES = (2, 3, 10)
 WRONG = 4  # the row whose label is not what the model says
+LARGEST = (8, 4, 3, 2)  # what steps, populations and the like are cut down to: the first that makes few steps of them
 
+CASES = [
+    (entry, threat) for entry in ENTRIES.values() for norm, threat in THREATS.items() if norm in norms(entry.load())
+]
 attacks = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-threats = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
+threats = pytest.mark.parametrize(
+    ("entry", "threat"), CASES, ids=[f"{threat.partition(':')[0]}-{entry.name}" for entry, threat in CASES]
+)
 widths = pytest.mark.parametrize("classes", CLASSES)
 
 
@@ -57,18 +65,26 @@ def baseline(name: str, classes: int, threat: str) -> AttackResult:
     return attacked(ENTRIES[name], at, at.images, threat)
 
 
+@cache
 def brief(entry: Entry) -> Any:
-    """The attack with default settings, but no more than 50 steps: what must hold holds after any number."""
-    attack = entry.load()()
-    settable = any(field.name == "steps" for field in dataclasses.fields(attack))
-    return replace(attack, steps=min(attack.steps, 50)) if settable else attack
+    """The attack with its defaults, but whole numbers no larger than they need be: what holds of few holds of many."""
+    tried = (_with_at_most(entry, largest) for largest in LARGEST)
+    return next((attack for attack in tried if attack.steps <= LARGEST[0]), _with_at_most(entry, LARGEST[0]))
+
+
+def _with_at_most(entry: Entry, largest: int) -> Any:
+    defaults = {field.name: getattr(entry.load()(), field.name) for field in entry.fields}
+    large = [name for name, value in defaults.items() if isinstance(value, int) and value > largest]
+    return entry.load()(**dict.fromkeys(large, largest))
+
+
+def own_threat(entry: Entry) -> str:
+    """A threat that the attack is made for."""
+    return next(threat for case, threat in CASES if case is entry)
 
 
 def attacked(entry: Entry, at: Scene, images: fl.Images, threat: str, slots: int = 0) -> AttackResult:
-    try:
-        return fl.attack(at.subject, images, brief(entry), threat, slots=slots)
-    except InputError as error:  # an attack may say that a norm is not its own
-        pytest.skip(str(error))
+    return fl.attack(at.subject, images, brief(entry), threat, slots=slots)
 
 
 def outcomes(result: AttackResult, images: fl.Images) -> dict[int, tuple[Any, ...]]:
@@ -80,7 +96,13 @@ def outcomes(result: AttackResult, images: fl.Images) -> dict[int, tuple[Any, ..
 
 def distance(x: Tensor, clean: Tensor, norm: str) -> np.ndarray:
     delta = (x.numpy().astype(np.float64) - clean.numpy().astype(np.float64)).reshape(len(x), -1)
-    return np.abs(delta).max(1) if norm == "linf" else np.sqrt((delta**2).sum(1))
+    kinds = {
+        "linf": lambda: np.abs(delta).max(1),
+        "l2": lambda: np.sqrt((delta**2).sum(1)),
+        "l1": lambda: np.abs(delta).sum(1),
+        "l0": lambda: (delta.reshape(*x.shape) != 0).any(1).sum((1, 2)).astype(np.float64),
+    }
+    return np.asarray(kinds[norm]())
 
 
 def test_there_are_attacks_to_test() -> None:
@@ -118,7 +140,6 @@ def test_its_settings_can_be_written_on_the_command_line(entry: Entry) -> None:
     assert settings.build(entry, written, "attack") == entry.load()()
 
 
-@attacks
 @threats
 @widths
 def test_twins_lie_in_the_ball_and_in_the_box(entry: Entry, threat: str, classes: int) -> None:
@@ -128,13 +149,13 @@ def test_twins_lie_in_the_ball_and_in_the_box(entry: Entry, threat: str, classes
     found = distance(result.x, images.x, norm)
     assert result.x.dtype == torch.float32
     assert bool(torch.isfinite(result.x).all())
-    assert found.max() <= float(epsilon)
+    # A minimal attack knows no ball: what it found is measured by the judge, with his allowance for rounding.
+    assert found.max() <= float(epsilon) * (1 + ROUNDING * is_minimal(brief(entry)))
     assert float(result.x.min()) >= 0
     assert float(result.x.max()) <= 1
     assert result.distance.numpy() == pytest.approx(found, rel=1e-12)
 
 
-@attacks
 @threats
 @widths
 def test_what_is_called_broken_is_broken(entry: Entry, threat: str, classes: int) -> None:
@@ -148,7 +169,6 @@ def test_what_is_called_broken_is_broken(entry: Entry, threat: str, classes: int
     assert torch.equal(result.x[standing], at.images.x[standing])
 
 
-@attacks
 @threats
 def test_the_scene_is_neither_hopeless_nor_trivial(entry: Entry, threat: str) -> None:
     """Else the tests above would be empty: some images stand and some fall to the attack, over all class counts."""
@@ -157,7 +177,6 @@ def test_the_scene_is_neither_hopeless_nor_trivial(entry: Entry, threat: str) ->
     assert any(bool((~result.broken).any()) for result in results)
 
 
-@attacks
 @threats
 @widths
 def test_an_image_that_is_wrong_already_is_left_alone(entry: Entry, threat: str, classes: int) -> None:
@@ -167,18 +186,18 @@ def test_an_image_that_is_wrong_already_is_left_alone(entry: Entry, threat: str,
     assert (float(result.distance[WRONG]), int(result.forwards[WRONG]), int(result.backwards[WRONG])) == (0, 1, 0)
 
 
-@attacks
 @threats
-@pytest.mark.parametrize("slots", [1, 3, 7, 64])
-def test_the_number_of_slots_changes_nothing(entry: Entry, threat: str, slots: int) -> None:
+def test_the_number_of_slots_changes_nothing(entry: Entry, threat: str) -> None:
+    """With fewer slots than images some begin where others stand in the middle; by default all begin at once."""
     at = scene(3)
-    again = attacked(entry, at, at.images, threat, slots)
-    assert outcomes(again, at.images) == outcomes(baseline(entry.name, 3, threat), at.images)
+    images = at.images.first(5)
+    whole = outcomes(baseline(entry.name, 3, threat), at.images)
+    found = outcomes(attacked(entry, at, images, threat, slots=2), images)
+    assert found == {image: whole[image] for image in images.ids.tolist()}
 
 
-@attacks
 @threats
-@pytest.mark.parametrize("rows", [[8, 3, 1, 0, 7, 4, 2, 6, 5], [2, 5], [7]], ids=["another order", "two", "one"])
+@pytest.mark.parametrize("rows", [[8, 3, 1, 0, 7], [7]], ids=["another order", "one"])
 def test_order_and_company_change_nothing(entry: Entry, threat: str, rows: list[int]) -> None:
     at = scene(10)
     images = at.images.take(torch.tensor(rows))
@@ -191,7 +210,7 @@ def test_order_and_company_change_nothing(entry: Entry, threat: str, rows: list[
 def test_no_images_left_are_no_fault(entry: Entry) -> None:
     at = scene(3)
     wrong = at.images.take(torch.tensor([WRONG]))
-    assert attacked(entry, at, wrong, THREATS["linf"]).broken.tolist() == [True]
+    assert attacked(entry, at, wrong, own_threat(entry)).broken.tolist() == [True]
 
 
 class Counting(nn.Module):
@@ -212,14 +231,13 @@ class Counting(nn.Module):
         self.backwards += shown
 
 
-@attacks
 @threats
 def test_passes_are_those_that_the_model_saw(entry: Entry, threat: str) -> None:
     """Summed over the images, and image by image when each goes alone."""
     at = scene(3)
     whole = counted(entry, at, at.images, threat)
-    alone = [counted(entry, at, at.images.take(torch.tensor([row])), threat) for row in range(len(at.images))]
-    assert [one[0] for one in alone] == whole
+    for row in (WRONG, 8):
+        assert counted(entry, at, at.images.take(torch.tensor([row])), threat) == [whole[row]]
 
 
 def counted(entry: Entry, at: Scene, images: fl.Images, threat: str) -> list[tuple[int, int]]:
@@ -229,10 +247,7 @@ def counted(entry: Entry, at: Scene, images: fl.Images, threat: str) -> list[tup
     model = subject.module
     assert isinstance(model, Counting)
     model.forwards = 0
-    try:
-        settled = toys.settle(running)
-    except InputError as error:
-        pytest.skip(str(error))
+    settled = toys.settle(running)
     passes = [[one.attempt for one in settled if one.row == row] for row in range(len(images))]
     found = [(sum(a.forwards for a in some), sum(a.backwards for a in some)) for some in passes]
     assert sum(forwards for forwards, _ in found) == model.forwards
@@ -240,21 +255,15 @@ def counted(entry: Entry, at: Scene, images: fl.Images, threat: str) -> list[tup
     return found
 
 
-@attacks
 @threats
-@widths
-def test_the_judge_never_refuses_it(entry: Entry, threat: str, classes: int) -> None:
+def test_the_judge_never_refuses_it(entry: Entry, threat: str) -> None:
     """No candidate outside, and on the judge's own model no claim that the judge does not uphold."""
-    at = scene(classes)
-    try:
-        settled = toys.settle(toys.engine(at.subject, at.images, brief(entry), threat))
-    except InputError as error:
-        pytest.skip(str(error))
+    at = scene(3)
+    settled = toys.settle(toys.engine(at.subject, at.images, brief(entry), threat))
     assert {one.attempt.outcome for one in settled} <= {Outcome.BROKE, Outcome.STOOD}
     assert all(one.attempt.claims_refused == 0 for one in settled)
 
 
-@attacks
 @threats
 def test_start_and_step_are_pure(entry: Entry, threat: str) -> None:
     """Called twice they answer the same; what they were given is unchanged, and so is torch's own generator."""
@@ -272,10 +281,28 @@ def test_start_and_step_are_pure(entry: Entry, threat: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), luck)
 
 
+@threats
+def test_what_it_asks_about_lies_in_the_ball(entry: Entry, threat: str) -> None:
+    """All of it, not only what is claimed; a minimal attack may leave the ball, but never the box."""
+    at, (norm, _, epsilon) = scene(3), threat.partition(":")
+    posed, attack = toys.problem(at.subject, at.images, threat), brief(entry)
+    state = attack.start(posed)
+    for step in range(1, min(attack.steps, LARGEST[0]) + 1):
+        state = attack.step(replace(posed, step=torch.full_like(posed.y, step)), state)
+    assert isinstance(posed.oracle, RecordingOracle)
+    for question in posed.oracle.questions:
+        points = len(question.x) // len(at.images)
+        assert float(question.x.min()) >= -ROUNDING
+        assert float(question.x.max()) <= 1 + ROUNDING
+        if not is_minimal(attack):
+            clean = at.images.x.repeat_interleave(points, 0)
+            assert distance(question.x.clamp(0, 1), clean, norm).max() <= float(epsilon) * (1 + ROUNDING)
+
+
 @attacks
 def test_its_state_has_a_row_for_each_image(entry: Entry) -> None:
     at = scene(3)
-    state = entry.load()().start(toys.problem(at.subject, at.images, THREATS["linf"]))
+    state = brief(entry).start(toys.problem(at.subject, at.images, own_threat(entry)))
     assert dataclasses.is_dataclass(state)
     assert state.x.shape == at.images.x.shape
     assert {len(value) for value in tensors(state).values()} == {len(at.images)}

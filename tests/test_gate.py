@@ -6,7 +6,7 @@ import pytest
 
 from faultlight.errors import InputError
 from faultlight.evaluation.gate import Gate, parse_gates
-from faultlight.evaluation.ledger import Finding, ImageRow, Status
+from faultlight.evaluation.ledger import Finding, ImageRow, Proof, Status
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 
 FATAL = Finding("zero-gradients", "fatal", "no gradient")
@@ -91,6 +91,10 @@ def test_what_was_not_computed_fails() -> None:
     assert certified.failure(verdict(5, 5)) == "certified accuracy was not computed, so certified>=0 cannot hold"
 
 
-def test_certificates_are_not_waited_for() -> None:
-    with pytest.raises(InputError, match="does not compute"):
-        parse_gates(["certified>=0.1"])
+def test_certificates_are_held_to_their_lower_end() -> None:
+    proofs = [Proof(i, "crown", 1.0) for i in range(5)]
+    images = [ImageRow(i, 0, 0, Status.STANDING) for i in range(10)]
+    certified = judge_ledger(images, [], "linf:0.1", proofs=proofs)
+    kept, broken = parse_gates(["certified>=0.187", "certified>=0.188"])
+    assert kept.failure(certified) is None
+    assert broken.failure(certified) == "certified>=0.188 fails: 50.00 % with the lower end of its interval at 18.71 %"

@@ -23,6 +23,7 @@ from faultlight.evaluation.ledger import (
     ImageRow,
     Ledger,
     Outcome,
+    Proof,
     Status,
     _state,
     create_ledger,
@@ -238,6 +239,50 @@ def test_a_newer_schema_is_refused(ledger: Ledger, path: Path, opened: Opener) -
     ledger.close()
     with pytest.raises(InputError, match=f"schema {SCHEMA + 1}, newer than {SCHEMA}"):
         opened(path, FINGERPRINT)
+
+
+def test_proofs_come_back_as_they_went_in_by_id(ledger: Ledger, path: Path) -> None:
+    assert ledger.proofs() == []
+    proofs = [Proof(9, "crown", 0.25), Proof(7, "", -1.5)]
+    ledger.record_proofs(proofs)
+    ledger.close()
+    with closing(read_ledger(path)) as again:
+        assert again.proofs() == proofs[::-1]
+        assert [proof.holds for proof in again.proofs()] == [False, True]
+
+
+@pytest.fixture
+def older(ledger: Ledger, path: Path) -> Path:
+    """A ledger as schema 1 wrote it."""
+    ledger.record([STOOD], [None], audited=True)
+    ledger.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE proofs")
+        connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
+    return path
+
+
+def test_a_ledger_of_the_first_schema_is_read(older: Path) -> None:
+    with closing(read_ledger(older)) as again:
+        assert again.attempts() == [STOOD]
+        assert again.proofs() == []
+        assert again.meta()["schema"] == 1
+
+
+def test_a_ledger_of_the_first_schema_is_gone_on_with(older: Path) -> None:
+    with closing(resume_ledger(older, {**FINGERPRINT, "cross_check": False})) as again:
+        assert again.meta()["schema"] == SCHEMA
+        again.record_proofs([Proof(7, "crown", 0.25)])
+        assert again.attempts() == [STOOD]
+    with closing(resume_ledger(older, FINGERPRINT)) as again:
+        assert again.proofs() == [Proof(7, "crown", 0.25)]
+
+
+def test_what_the_first_schema_did_not_do_is_another_audit(older: Path) -> None:
+    with pytest.raises(InputError, match="cross_check was .* and is now true"):
+        resume_ledger(older, {**FINGERPRINT, "cross_check": True})
+    with closing(read_ledger(older)) as again:
+        assert again.meta()["schema"] == 1, "a refused ledger stays as it was"
 
 
 def test_a_missing_ledger_is_named(path: Path) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from faultlight.evaluation.ledger import Finding, ImageRow, Status
-from faultlight.evaluation.verdict import SCHEMA, Verdict, judge_ledger, percent, share
+from faultlight.evaluation.ledger import Finding, ImageRow, Proof, Status
+from faultlight.evaluation.verdict import CONTRADICTED, SCHEMA, Verdict, judge_ledger, percent, share
 
 WARNING = Finding("not-monotone", "warning", "3 images were lost")
 FATAL = Finding("zero-gradients", "fatal", "no gradient on 9 images")
@@ -122,6 +122,32 @@ def test_a_sound_verdict_in_words() -> None:
         f"Of 1,250 images 96.0 % are classified correctly, and at most 80.0 % (95 % interval {low} to {high}) "
         "remain so under every attack tried within linf:8/255."
     )
+
+
+def test_certificates_are_a_lower_bound_in_words() -> None:
+    images = rows(standing=1000, broken=200, misclassified=50)
+    proofs = [Proof(i, "crown" if i < 900 else "", 1.0 if i < 900 else -1.0) for i in range(1200)]
+    found = judge_ledger(images, [], "linf:8/255", proofs=proofs)
+    assert found.certified == share(900, 1250)
+    low, high = percent(share(900, 1250).low), percent(share(900, 1250).high)
+    assert found.sentence.endswith(
+        f"every attack tried within linf:8/255; at least 72.0 % (95 % interval {low} to {high}) provably."
+    )
+    assert found.record()["certified"]["count"] == 900
+
+
+def test_invalid_images_are_not_certified() -> None:
+    images = rows(standing=3, invalid=1)
+    found = judge_ledger(images, [], "linf:8/255", proofs=[Proof(i, "interval", 1.0) for i in range(4)])
+    assert found.certified == share(3, 3)
+
+
+def test_a_proof_outlives_a_withheld_verdict_but_not_its_refutation() -> None:
+    images, proofs = rows(standing=3), [Proof(0, "interval", 1.0)]
+    assert judge_ledger(images, [FATAL], "linf:8/255", proofs=proofs).certified == share(1, 3)
+    refuted = judge_ledger(images, [Finding(CONTRADICTED, "fatal", "broken")], "linf:8/255", proofs=proofs)
+    assert refuted.certified is None
+    assert refuted.status == "withheld"
 
 
 def test_doubt_and_interruption_are_said() -> None:

@@ -16,9 +16,8 @@ from faultlight.data.images import Images, check_images
 from faultlight.errors import InputError
 from faultlight.evaluation.audit import Run, Settings, audit_images
 from faultlight.evaluation.engine import Engine, Probe, Work
-from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt
-from faultlight.evaluation.probing import default_slots, first_look, search_models
+from faultlight.evaluation.probing import default_slots, first_look, judge_of, sampling_of, search_models
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
@@ -91,14 +90,18 @@ def attack(
     ball = parse_threat(threat)
     check_radius(ball, images.shape)
     images = images.to(subject.device)
-    judge = Judge(subject)
+    judge = judge_of(subject, notes, seed)
     rows, ranking = first_look(judge, images)
     prediction = torch.tensor([row.prediction for row in rows], device=subject.device)
     finite = torch.tensor([row.clean_margin is not None for row in rows], device=subject.device)
     reached = (prediction != images.y if target is None else prediction == target) & finite
     model = search_models(subject, images, notes)[0]["fast"] if fast else subject
     name = type(attack).__name__.lower()
-    probe = Probe(name, attack, ball, model, rng.key(seed, name, str(ball)), model is subject, is_minimal(attack))
+    judged = model is subject and judge.draws == 1
+    sampling = sampling_of(judge, model, seed)
+    probe = Probe(
+        name, attack, ball, model, rng.key(seed, name, str(ball)), judged, is_minimal(attack), sampling=sampling
+    )
     open_rows = (finite & ~reached).nonzero()[:, 0]
     goal = torch.full_like(open_rows, UNTARGETED if target is None else target)
     work = Work(
@@ -117,7 +120,8 @@ def attack(
         torch.ones_like(prediction),
         torch.zeros_like(prediction),
     )
-    _collect(Engine(probe, work, judge, slots or default_slots(images, subject.device)), open_rows, result, quiet)
+    slots = slots if slots and judge.draws == 1 else default_slots(images, subject.device)
+    _collect(Engine(probe, work, judge, slots), open_rows, result, quiet)
     return result
 
 

@@ -16,13 +16,13 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.evaluation import curve, records
 from faultlight.evaluation.checks import CurvePoint, Evidence, run_checks
-from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import Attempt, Ledger, create_ledger, resume_ledger
 from faultlight.evaluation.plan import Stage, plan
 from faultlight.evaluation.probing import (
     Scene,
     default_slots,
     first_look,
+    judge_of,
     rows_of,
     search_models,
 )
@@ -33,6 +33,7 @@ from faultlight.files import read_json, write_json, write_text
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
+from faultlight.models.randomness import seeded
 from faultlight.models.subject import Note, Subject
 from faultlight.threat import Threat
 
@@ -96,7 +97,9 @@ def audit_images(
         ledger = _open(out, subject, images, settings, resume)
         try:
             _write_asked(out, settings, asked or {})
-            return _run(subject, images, settings, out, ledger, stages, notes, quiet, began)
+            # Views and tables ask the subject too: the luck of a random one must not differ from run to run.
+            with seeded(settings.seed, subject.module, subject.device):
+                return _run(subject, images, settings, out, ledger, stages, notes, quiet, began)
         finally:
             ledger.close()
 
@@ -112,10 +115,10 @@ def _run(
     quiet: bool,
     began: float,
 ) -> Run:
-    judge = Judge(subject)
+    judge = judge_of(subject, notes, settings.seed)
     rows, ranking = first_look(judge, images)
     ledger.add_images(rows)
-    slots = settings.slots or default_slots(images, subject.device)
+    slots = settings.slots if settings.slots and judge.draws == 1 else default_slots(images, subject.device)
     models, how = search_models(subject, images, notes)
     ledger.note("search", how)
     scene = Scene(subject, images, models, judge, ledger, ranking, settings.seed, slots, quiet)
@@ -193,7 +196,8 @@ def _check_twins(scene: Scene, threat: Threat) -> None:
     images = scene.images.take(rows_of(scene.images, [image for image, _ in stored]))
     goal = torch.full_like(images.y, UNTARGETED)
     ruling = scene.judge.rule(records.twins_of(stored, images), images.x, images.y, goal, threat)
-    bad = images.ids[~ruling.accepted].tolist()
+    # What a random model answers may depend on luck that cannot be had twice.
+    bad = images.ids[~ruling.accepted if scene.judge.draws == 1 else ruling.outside].tolist()
     if bad:
         raise InputError(
             f"the ledger is damaged: the twins of {len(bad)} images (ids {', '.join(map(str, bad[:10]))}) no longer "

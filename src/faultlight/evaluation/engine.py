@@ -33,7 +33,7 @@ from faultlight.attacks._contract import (
 from faultlight.errors import InputError
 from faultlight.evaluation.judge import ROUNDING, Judge, restore
 from faultlight.evaluation.ledger import Attempt, Outcome
-from faultlight.evaluation.oracle import Model, Question, RecordingOracle, evaluate, piece_rows
+from faultlight.evaluation.oracle import ONCE, Model, Question, RecordingOracle, Sampling, piece_rows
 from faultlight.losses import goal_margin
 from faultlight.runtime import is_out_of_memory
 from faultlight.threat import Threat
@@ -53,6 +53,7 @@ class Probe:
         nearest: go on after a break, for the nearest twin; else an image is done with its first.
         together: run all jobs of an image side by side, in step, till one breaks it; else one after the other. It costs
             passes that an earlier break would have saved, and saves time where few images are left.
+        sampling: what the model's answers are averaged over in the search.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Probe:
     exact: bool
     nearest: bool = False
     together: bool = False
+    sampling: Sampling = ONCE
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Engine:
         self.halved = 0
         self._radius = probe.threat.epsilon * (1 + ROUNDING)
         self._count = jobs(probe.attack, work)
-        self._oracle = RecordingOracle(probe.model, piece_rows(tuple(work.x.shape[1:]), work.x.device))
+        self._oracle = RecordingOracle(probe.model, piece_rows(tuple(work.x.shape[1:]), work.x.device), probe.sampling)
         self._group = self._count if probe.together else 1
         self.slots = max(self.slots, self._group)
         self._queue = deque(self._waiting())
@@ -366,9 +368,9 @@ class Engine:
         if not len(rows):
             return
         at = slots.row[rows]
-        logits = evaluate(self.probe.model, x[rows], self._oracle.rows)
+        logits = self._oracle.logits(x[rows])
         value = goal_margin(logits, self.work.y[at], self.work.goal[at]).nan_to_num(nan=-torch.inf)
-        slots.forwards[rows] += 1
+        slots.forwards[rows] += sum(question.draws for question in self._oracle.forget())
         better = value > slots.value[rows]
         slots.best[rows[better]] = x[rows[better]]
         slots.value[rows[better]] = value[better]

@@ -62,8 +62,6 @@ def _parse(text: str) -> Gate:
     quantity, relation, number, percent = match.groups()
     if quantity not in _QUANTITIES:
         raise InputError(f"the gate {text!r} is about an unknown quantity: {nearest(quantity, _QUANTITIES)}.")
-    if quantity == "certified":
-        raise InputError(f"the gate {text!r} asks for certificates, which this version does not compute.")
     try:
         bound = float(number) / (100 if percent else 1)
     except ValueError:

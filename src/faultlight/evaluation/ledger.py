@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from faultlight.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Status(StrEnum):
@@ -108,6 +108,26 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What was proved of one image at the audited threat.
+
+    Args:
+        id: of the image.
+        bound: the bound that proved that no point of the ball is classified otherwise, or "" where none did.
+        margin: the best lower bound of min over j ≠ y of z_y − z_j over the ball, in logits; above 0 when proved.
+    """
+
+    id: int
+    bound: str
+    margin: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the image is certified."""
+        return bool(self.bound)
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something about the evaluation that the reader must know.
 
@@ -134,8 +154,10 @@ CREATE TABLE attempts (id INTEGER NOT NULL, probe TEXT NOT NULL, threat TEXT NOT
 CREATE TABLE findings (check_name TEXT PRIMARY KEY, severity TEXT NOT NULL, evidence TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE twins (id INTEGER PRIMARY KEY, x BLOB NOT NULL);
 """
+# What each later schema added to the one before it.
+_ADDED = {2: "CREATE TABLE proofs (id INTEGER PRIMARY KEY, bound TEXT NOT NULL, margin REAL);"}
 
-Row = TypeVar("Row", ImageRow, Attempt)
+Row = TypeVar("Row", ImageRow, Attempt, Proof)
 
 
 class Ledger:
@@ -177,6 +199,17 @@ class Ledger:
             if audited:
                 for attempt, twin in zip(attempts, twins, strict=True):
                     _settle(cursor, attempt, twin)
+
+    def record_proofs(self, proofs: Iterable[Proof]) -> None:
+        """Record in one transaction what was proved of images, or was not."""
+        with self._transaction() as cursor:
+            cursor.executemany(f"INSERT OR REPLACE INTO proofs VALUES ({_marks(Proof)})", map(astuple, proofs))
+
+    def proofs(self) -> list[Proof]:
+        """Return what was proved of each image that was tried, by id."""
+        if self.meta().get("schema", SCHEMA) < 2:
+            return []
+        return list(self._rows(Proof, "SELECT * FROM proofs ORDER BY id"))
 
     def images(self) -> list[ImageRow]:
         """Return all images by id."""
@@ -261,15 +294,16 @@ def resume_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
     """
     ledger = _checked(_connect(path), path)
     found = ledger.meta()
-    asked = json.loads(json.dumps({"schema": SCHEMA, **fingerprint}))
+    asked = json.loads(json.dumps(fingerprint))
     changed = [
         f"{key} was {_short(found.get(key))} and is now {_short(asked[key])}"
         for key in asked
-        if found.get(key) != asked[key]
+        if found.get(key, _BEFORE.get(key)) != asked[key]
     ]
     if changed:
         ledger.close()
         raise InputError(f"{path.parent} was made by another audit: {'; '.join(changed)}. Choose another --out.")
+    _migrate(ledger)
     return ledger
 
 
@@ -314,9 +348,22 @@ def _settle(cursor: sqlite3.Cursor, attempt: Attempt, twin: bytes | None) -> Non
     )
 
 
+# What was decided by older versions in silence.
+_BEFORE = {"cross_check": False}
+
+
+def _migrate(ledger: Ledger) -> None:
+    """Add to the ledger of an older schema what it lacks, and call it one of this schema."""
+    for schema in range(ledger.meta()["schema"] + 1, SCHEMA + 1):
+        with ledger._transaction() as cursor:
+            cursor.execute("BEGIN")  # Python's module begins no transaction for a new table
+            cursor.execute(_ADDED[schema])
+            cursor.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (json.dumps(schema),))
+
+
 def _lay_out(path: Path, meta: dict[str, Any]) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript("BEGIN;" + _TABLES)
+        connection.executescript("BEGIN;" + _TABLES + "".join(_ADDED.values()))
         rows = [(key, json.dumps(value, sort_keys=True)) for key, value in meta.items()]
         connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
 
@@ -358,8 +405,9 @@ def _checked(connection: sqlite3.Connection, path: Path) -> Ledger:
 
 def _state(connection: sqlite3.Connection) -> str:
     try:
-        Ledger(connection).meta()
-        for table in ("images", "attempts", "findings", "twins"):
+        schema = Ledger(connection).meta().get("schema", SCHEMA)
+        added = ("proofs",) if schema == SCHEMA else ()
+        for table in ("images", "attempts", "findings", "twins", *added):
             connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
     except (sqlite3.Error, ValueError) as error:

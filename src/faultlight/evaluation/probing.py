@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from faultlight import rng
 from faultlight.attacks._contract import Attack
 from faultlight.data.images import Images
 from faultlight.evaluation.engine import Engine, Probe, Settled, Work
-from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.judge import DRAWS, Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status
-from faultlight.evaluation.oracle import Model, piece_rows
+from faultlight.evaluation.oracle import ONCE, Model, Sampling, piece_rows
 from faultlight.evaluation.plan import Search
 from faultlight.losses import UNTARGETED
-from faultlight.models.inspect import NOTE_PROBABILITIES
+from faultlight.models.inspect import NOTE_PROBABILITIES, NOTE_RANDOM
 from faultlight.models.search import search_copy
 from faultlight.models.subject import Note, Subject
 from faultlight.progress import Progress
 from faultlight.threat import Threat
 
 _PIECES = 8
+# Over how many draws of a random model a search averages, and over how many points a smoothed gradient.
+SEARCH_DRAWS, SMOOTHING_POINTS = 8, 16
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Scene:
         ledger: where it is written down.
         ranking: the wrong classes of each image by clean logit, the most likely first, (n, classes − 1).
         seed: of every random number.
-        slots: jobs in flight at once.
+        slots: jobs in flight at once; `default_slots` for a random subject.
         quiet: show no progress.
     """
 
@@ -58,15 +62,41 @@ def default_slots(images: Images, device: torch.device) -> int:
     return _PIECES * piece_rows(images.shape, device)
 
 
+def judge_of(subject: Subject, notes: Sequence[Note], seed: int) -> Judge:
+    """Return the judge of a subject: it asks once, or often where the subject is random."""
+    return Judge(subject, DRAWS if _is_random(notes) else 1, rng.key(seed, "judge"))
+
+
+def sampling_of(judge: Judge, model: Model, seed: int) -> Sampling:
+    """Return what a search on a model averages over: the draws of a random subject, none of them the judge's."""
+    if judge.draws == 1:
+        return ONCE
+    module = model if isinstance(model, nn.Module) else judge.subject.module
+    return Sampling(SEARCH_DRAWS, module=module, key=rng.key(seed, "search"))
+
+
+def smoothing_of(scene: Scene, model: Model, threat: Threat) -> Sampling:
+    """Return the averaging of gradients over noise of half the radius: the slope of the ball, not of the point."""
+    spread = 1 if threat.norm == "linf" else math.sqrt(math.prod(scene.images.shape))
+    sampling = sampling_of(scene.judge, model, scene.seed)
+    return replace(
+        sampling, draws=SMOOTHING_POINTS, noise=0.5 * threat.epsilon / spread, key=rng.key(scene.seed, "noise")
+    )
+
+
 def search_models(subject: Subject, images: Images, notes: Sequence[Note]) -> tuple[dict[Search, Model], str]:
     """Return the models that attacks search on, by name, and a sentence that says what they are.
 
     "fast" is a faster copy where one pays and agrees, else the subject itself; "exact" is the subject. Of a subject
     that gives probabilities the logarithm is searched: their own gradients vanish where the model is sure.
     """
+    luck = f", averaged over {SEARCH_DRAWS} draws; judged by {DRAWS} others" if _is_random(notes) else ""
     if any(note.check == NOTE_PROBABILITIES for note in notes):
         logarithm = _logarithm(subject)
-        return {"fast": logarithm, "exact": logarithm}, "the logarithm of the model's probabilities, in float32"
+        how = f"the logarithm of the model's probabilities, in float32{luck}"
+        return {"fast": logarithm, "exact": logarithm}, how
+    if luck:
+        return {"fast": subject, "exact": subject}, f"the model itself, in float32{luck}"
     copy, agreement = search_copy(subject, images.x)
     how = str(agreement) if agreement else "the model itself, in float32"
     return {"fast": copy or subject, "exact": subject}, how
@@ -85,11 +115,10 @@ def _logarithm(subject: Subject) -> Model:
 
 def first_look(judge: Judge, images: Images) -> tuple[list[ImageRow], Tensor]:
     """Return each image's row before any attack, and its wrong classes by logit, the most likely first."""
-    logits = judge.logits(images.x)
+    logits, prediction = judge.predict(images.x, images.y)
     finite = torch.isfinite(logits).all(1)
     wrong = logits.scatter(1, images.y[:, None], -torch.inf)
     margin = wrong.amax(1) - logits.gather(1, images.y[:, None])[:, 0]
-    prediction = logits.argmax(1)
     facts = zip(*(t.tolist() for t in (images.ids, images.y, prediction, finite, margin)), strict=True)
     ranking = wrong.nan_to_num(nan=-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
     return [_clean_row(*fact) for fact in facts], ranking
@@ -117,12 +146,34 @@ def probe_images(
         audited: whether breaks count for the verdict.
         together: run all jobs of an image side by side.
     """
-    model = scene.models[search]
-    key, exact = rng.key(scene.seed, name, str(threat)), model is scene.subject
-    probe = Probe(name, attack, threat, model, key, exact, together=together)
+    probe = replace(probe_of(scene, name, attack, threat, search), together=together)
     held = [attempt for attempt in scene.ledger.attempts(name) if attempt.threat == str(threat)]
-    work = _work(scene, rows, _jobs_done(held))
-    _record(scene, Engine(probe, work, scene.judge, scene.slots), f"{name} at {threat}", len(held), audited)
+    jobs_done = _jobs_done(held)
+    for group in _groups(scene, rows):
+        engine = Engine(probe, _work(scene, group, jobs_done), scene.judge, scene.slots)
+        _record(scene, engine, f"{name} at {threat}", len(held), audited)
+
+
+def probe_of(scene: Scene, name: str, attack: Attack, threat: Threat, search: Search) -> Probe:
+    """Return an attack as the engine runs it on one of the scene's models."""
+    model = scene.models[search]
+    judged = model is scene.subject and scene.judge.draws == 1
+    key = rng.key(scene.seed, name, str(threat))
+    smoothed = search == "smoothed"
+    sampling = smoothing_of(scene, model, threat) if smoothed else sampling_of(scene.judge, model, scene.seed)
+    return Probe(name, attack, threat, model, key, judged and not smoothed, sampling=sampling)
+
+
+def _groups(scene: Scene, rows: Sequence[int]) -> list[Sequence[int]]:
+    """Return the rows as they are attacked together: all at once, or a random subject's in groups of a fixed size.
+
+    What a random model draws for an image depends on its company. With fixed groups, each of them begun anew unless it
+    was finished, neither the number of slots nor a kill in between changes the outcome.
+    """
+    if scene.judge.draws == 1:
+        return [rows]
+    size = default_slots(scene.images, scene.subject.device)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def ranked_targets(scene: Scene, probe: str) -> Tensor:
@@ -144,7 +195,7 @@ def _record(scene: Scene, engine: Engine, label: str, held: int, audited: bool) 
     images = len(engine.work.ids)
     finished: set[int] = set()
     with Progress(label, images, scene.quiet) as progress:
-        for settled in engine.run():
+        for settled in engine.run() if scene.judge.draws == 1 else [list(chain.from_iterable(engine.run()))]:
             scene.ledger.record([s.attempt for s in settled], [_pixels(s) for s in settled], audited)
             broke += sum(s.attempt.broke for s in settled)
             finished |= {s.row for s in settled if engine.is_last(s)}
@@ -183,3 +234,7 @@ def _clean_row(image: int, label: int, prediction: int, finite: bool, margin: fl
         return ImageRow(image, label, prediction, Status.INVALID, forwards=1)
     status = Status.STANDING if prediction == label else Status.MISCLASSIFIED
     return ImageRow(image, label, prediction, status, clean_margin=margin, forwards=1)
+
+
+def _is_random(notes: Sequence[Note]) -> bool:
+    return any(note.check == NOTE_RANDOM for note in notes)

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from scipy.stats import beta
 
-from faultlight.evaluation.ledger import Finding, ImageRow, Status
+from faultlight.evaluation.ledger import Finding, ImageRow, Proof, Status
 
 SCHEMA = 1
 CONFIDENCE = 0.95
+# The check that finds an attack to have broken what a certificate covers.
+CONTRADICTED = "certificate-contradicted"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Verdict:
         n: images judged, without the invalid ones.
         clean: classified correctly without attack.
         attacked: still classified correctly after every attack: an upper bound on what survives; None if withheld.
-        certified: provably standing: a lower bound; None where no certificate was computed.
+        certified: provably standing: a lower bound; None where no certificate was computed, or an attack refuted one.
         invalid: images for which the model gave NaN or infinity; they count nowhere.
         fragile: breaks that other arithmetic may undo.
         findings: what the reader must know.
@@ -63,7 +65,11 @@ class Verdict:
 
 
 def judge_ledger(
-    images: Sequence[ImageRow], findings: Sequence[Finding], threat: str, complete: bool = True
+    images: Sequence[ImageRow],
+    findings: Sequence[Finding],
+    threat: str,
+    complete: bool = True,
+    proofs: Sequence[Proof] = (),
 ) -> Verdict:
     """Return the verdict on a ledger's images and findings.
 
@@ -72,18 +78,20 @@ def judge_ledger(
         findings: what the checks found.
         threat: the threat in words, for the sentence.
         complete: whether every planned attempt was made.
+        proofs: what was proved of the images that certificates were tried on; none where none were.
     """
     valid = [image for image in images if image.status != Status.INVALID]
     clean = share(sum(image.prediction == image.label for image in valid), len(valid))
     standing = share(sum(image.status == Status.STANDING for image in valid), len(valid))
     status = _status(findings)
+    certified = _certified(valid, proofs, findings)
     return Verdict(
         status=status,
-        sentence=_sentence(status, findings, threat, clean, standing, len(valid), complete),
+        sentence=_sentence(status, findings, threat, clean, standing, certified, len(valid), complete),
         n=len(valid),
         clean=clean,
         attacked=None if status == "withheld" else standing,
-        certified=None,
+        certified=certified,
         invalid=len(images) - len(valid),
         fragile=sum(image.fragile for image in valid),
         findings=tuple(findings),
@@ -105,6 +113,13 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def _certified(valid: Sequence[ImageRow], proofs: Sequence[Proof], findings: Sequence[Finding]) -> Share | None:
+    if not proofs or any(finding.check == CONTRADICTED for finding in findings):
+        return None
+    ids = {image.id for image in valid}
+    return share(sum(proof.holds and proof.id in ids for proof in proofs), len(valid))
+
+
 def _status(findings: Sequence[Finding]) -> Literal["sound", "doubtful", "withheld"]:
     severities = {finding.severity for finding in findings}
     if "fatal" in severities:
@@ -113,18 +128,30 @@ def _status(findings: Sequence[Finding]) -> Literal["sound", "doubtful", "withhe
 
 
 def _sentence(
-    status: str, findings: Sequence[Finding], threat: str, clean: Share, standing: Share, n: int, complete: bool
+    status: str,
+    findings: Sequence[Finding],
+    threat: str,
+    clean: Share,
+    standing: Share,
+    certified: Share | None,
+    n: int,
+    complete: bool,
 ) -> str:
     if status == "withheld":
         reasons = "; ".join(finding.evidence for finding in findings if finding.severity == "fatal")
         return f"No verdict: {reasons}."
-    survive = f"{percent(standing.value)} (95 % interval {percent(standing.low)} to {percent(standing.high)})"
+    survive = _interval(standing)
     text = (
         f"Of {n:,} images {percent(clean.value)} are classified correctly, and at most {survive} "
-        f"remain so under every attack tried within {threat}."
+        f"remain so under every attack tried within {threat}"
     )
+    text += "." if certified is None else f"; at least {_interval(certified)} provably."
     if not complete:
         text += " The audit was interrupted: images not yet attacked count as standing."
     if status == "doubtful":
         text += " The findings below say why this number is in doubt."
     return text
+
+
+def _interval(part: Share) -> str:
+    return f"{percent(part.value)} (95 % interval {percent(part.low)} to {percent(part.high)})"

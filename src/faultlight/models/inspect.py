@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from faultlight.errors import InputError
+from faultlight.models.randomness import seeded
 from faultlight.models.subject import Note, Subject
 
 NOTE_RANDOM = "random-output"
@@ -64,15 +65,15 @@ def check_subject(subject: Subject, images: LabelledImages) -> tuple[Note, ...]:
     """
     _check_classes(subject, images)
     x = images.x[:SAMPLE].to(subject.device)
-    logits(subject, x[:2])
+    _lucky(subject, x[:2])
     return subject.notes + inspect_output(subject, x)
 
 
 def inspect_output(subject: Subject, x: Float32[Tensor, "n c h w"]) -> tuple[Note, ...]:
     """Return the notes on a subject's logits for some images."""
     # Two passes serve every question: on a large net each costs as much as an attack's step.
-    out = logits(subject, x)
-    drift = _apart(out, logits(subject, x))
+    out = _lucky(subject, x, 0)
+    drift = _apart(out, _lucky(subject, x, 1))
     random = drift > _RANDOM_TOLERANCE
     share = _probability_share(out)
     apart = 0.0 if random else _batch_dependence(subject, x, out)  # random logits always differ, alone or not
@@ -94,6 +95,12 @@ def logits(subject: Subject, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "
     return subject(x)
 
 
+def _lucky(subject: Subject, x: Tensor, luck: int = 0) -> Tensor:
+    """Return logits with given luck, so that what is found of a random model can be found again."""
+    with seeded(luck, subject.module, subject.device):
+        return logits(subject, x)
+
+
 def nonfinite_images(subject: Subject, x: Float32[Tensor, "n c h w"]) -> int:
     """Return how many images have a NaN or an infinity among their logits."""
     return _nonfinite(logits(subject, x))
@@ -105,7 +112,7 @@ def randomness(subject: Subject, x: Float32[Tensor, "n c h w"]) -> float:
     Returns:
         0 for a deterministic model, and infinity where a logit is finite in one of the calls alone.
     """
-    return _apart(logits(subject, x), logits(subject, x))
+    return _apart(_lucky(subject, x, 0), _lucky(subject, x, 1))
 
 
 def batch_dependence(subject: Subject, x: Float32[Tensor, "n c h w"]) -> float:

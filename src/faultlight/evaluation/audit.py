@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 import tomli_w
 import torch
 
-from faultlight import __version__, runtime, stamp
+from faultlight import __version__, rng, runtime, stamp
 from faultlight.data.images import Images
 from faultlight.errors import InputError
-from faultlight.evaluation import curve, records
-from faultlight.evaluation.checks import CurvePoint, Evidence, run_checks
+from faultlight.evaluation import adaptive, certificates, curve, records
+from faultlight.evaluation.checks import CurvePoint, Evidence, Tried, run_all
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, create_ledger, resume_ledger
 from faultlight.evaluation.plan import Stage, plan
 from faultlight.evaluation.probing import (
@@ -30,12 +31,11 @@ from faultlight.evaluation.probing import (
     search_models,
 )
 from faultlight.evaluation.verdict import Verdict, judge_ledger
-from faultlight.evaluation.zero import useless_gradients
 from faultlight.files import read_json, write_json, write_text
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
-from faultlight.models.randomness import seeded
+from faultlight.models.randomness import constant, seeded
 from faultlight.models.subject import Note, Subject
 from faultlight.threat import Threat
 
@@ -57,12 +57,14 @@ class Settings:
         effort: "quick" or "standard".
         seed: of every random number.
         slots: jobs in flight at once; 0 chooses; it changes no outcome.
+        cross_check: attack certified images all the same.
     """
 
     threat: Threat
     effort: str = "standard"
     seed: int = 0
     slots: int = 0
+    cross_check: bool = False
 
 
 def audit_images(
@@ -123,10 +125,15 @@ def _run(
     slots = settings.slots if settings.slots and judge.draws == 1 else default_slots(images, subject.device)
     models, how = search_models(subject, images, notes)
     ledger.note("search", how)
+    models = adaptive.further_models(subject, models, images.x)
     scene = Scene(subject, images, models, judge, ledger, ranking, settings.seed, slots, quiet)
-    conclude = partial(_conclude, scene, settings, stages, notes, out, began)
+    symptoms = adaptive.look(scene, settings.threat, rows)
+    stages += adaptive.adaptive_stages(symptoms, models, settings.threat, settings.effort)
+    stages += adaptive.cross_checks(stages, models, sum(row.status == Status.STANDING for row in rows))
+    conclude = partial(_conclude, scene, settings, stages, notes, symptoms, out, began)
     try:
-        _attack(scene, settings.threat, stages)
+        certificates.certify_audited(subject, images, settings.threat, settings.effort, ledger, quiet)
+        _attack(scene, settings, stages)
         curve.draw_curve(scene, settings.threat, ledger.images())
     except KeyboardInterrupt:
         # What is known is kept: a verdict marked incomplete, its records, and the report made of them.
@@ -135,22 +142,29 @@ def _run(
     return Run(out, conclude(complete=True))
 
 
-def _attack(scene: Scene, threat: Threat, stages: tuple[Stage, ...]) -> None:
+def _attack(scene: Scene, settings: Settings, stages: tuple[Stage, ...]) -> None:
     if scene.ledger.meta().get("attacked"):
         return
     for stage in stages:
-        chosen = _chosen(stage, scene.ledger)
+        if stage.after and not any(attempt.broke for attempt in scene.ledger.attempts(stage.after)):
+            continue
+        chosen = _chosen(stage, scene.ledger, settings.cross_check)
         ranked = replace(scene, ranking=ranked_targets(scene, stage.ranked_by)) if stage.ranked_by else scene
-        probe_images(ranked, stage.name, stage.attack, threat, chosen, stage.model, audited=True)
+        probe_images(ranked, stage.name, stage.attack, settings.threat, chosen, stage.model, audited=True)
     scene.ledger.note("attacked", True)
 
 
-def _chosen(stage: Stage, ledger: Ledger) -> list[int]:
-    """Return the rows a stage runs on: the images standing before it, nearest to breaking first, its share of them."""
+def _chosen(stage: Stage, ledger: Ledger, cross_check: bool) -> list[int]:
+    """Return the rows a stage runs on: the images standing before it, nearest to breaking first, its share of them.
+
+    What is certified cannot break, and is left out unless attacks and certificates are to check each other.
+    """
     key = f"chosen:{stage.name}"
     kept = ledger.meta().get(key)
     if kept is None:
-        rows = [(row, image) for row, image in enumerate(ledger.images()) if image.status == Status.STANDING]
+        safe = frozenset() if cross_check else certificates.proven(ledger)
+        standing = (pair for pair in enumerate(ledger.images()) if pair[1].status == Status.STANDING)
+        rows = [(row, image) for row, image in standing if image.id not in safe]
         rows.sort(key=lambda pair: (-_nearness(pair[1]), pair[1].id))
         kept = [row for row, _ in rows[: max(stage.least, math.ceil(stage.share * len(rows)))]]
         ledger.note(key, kept)
@@ -168,6 +182,7 @@ def _conclude(
     settings: Settings,
     stages: tuple[Stage, ...],
     notes: tuple[Note, ...],
+    symptoms: adaptive.Symptoms,
     out: Path,
     began: float,
     complete: bool,
@@ -176,14 +191,22 @@ def _conclude(
     _check_twins(scene, settings.threat)
     ledger.count_passes()
     attempts = ledger.attempts()
-    points, findings_from = _evidence(scene, settings.threat, notes, attempts)
-    ledger.replace_findings(run_checks(findings_from))
-    verdict = judge_ledger(ledger.images(), ledger.findings(), settings.threat.words(), complete)
-    records.write_probes(out, stages, attempts)
+    points, evidence = _evidence(scene, settings, stages, notes, symptoms, attempts)
+    checked = run_all(evidence)
+    found = [one.finding for one in checked if one.finding]
+    ledger.replace_findings([*found, *certificates.findings(ledger, settings.threat)])
+    verdict = judge_ledger(
+        ledger.images(), ledger.findings(), settings.threat.words(), complete, certificates.proofs(ledger)
+    )
+    ran = {attempt.probe for attempt in attempts}
+    records.write_probes(out, tuple(stage for stage in stages if not stage.after or stage.name in ran), attempts)
+    records.write_checks(out, checked)
     write_json(out / "records" / "curve.json", curve.curve_record(points, ledger.images(), settings.threat))
-    records.write_model(out, subject, images)
+    write_json(out / "records" / "certificates.json", certificates.certificate_record(ledger))
     records.write_adversarial(out, ledger, images)
-    records.write_gallery(out, ledger, images, subject)
+    with constant(subject.module, subject.device) if scene.judge.draws > 1 else nullcontext():
+        records.write_model(out, subject, images)
+        records.write_gallery(out, ledger, images, subject)
     seconds = time.monotonic() - began + _seconds_before(out)
     write_json(out / "verdict.json", _verdict_record(scene, settings, verdict, complete, seconds, attempts))
     hashes = {"model": subject.fingerprint(), "data": images.fingerprint()}
@@ -195,27 +218,50 @@ def _conclude(
 
 
 def _evidence(
-    scene: Scene, threat: Threat, notes: tuple[Note, ...], attempts: list[Attempt]
+    scene: Scene,
+    settings: Settings,
+    stages: tuple[Stage, ...],
+    notes: tuple[Note, ...],
+    symptoms: adaptive.Symptoms,
+    attempts: list[Attempt],
 ) -> tuple[list[CurvePoint], Evidence]:
-    rows = scene.ledger.images()
+    rows, threat = scene.ledger.images(), settings.threat
     shape = scene.images.shape
     points = curve.curve_points(rows, attempts, curve.radii(threat, shape))
-    useless, sample = useless_gradients(scene.models["exact"], scene.images, rows)
     evidence = Evidence(
         images=rows,
         attempts=[a for a in attempts if a.probe not in (curve.PROBE, curve.SINGLE_STEP)],
         classes=scene.subject.classes,
         norm=threat.norm,
         notes=notes,
-        useless_gradients=useless,
-        sample=sample,
+        symptoms=symptoms,
         curve=points,
         reaches_all=points[-1].epsilon >= curve.grey_radius(threat.norm, shape),
         single_step=curve.standing_after(curve.SINGLE_STEP, threat, points[0].standing, attempts),
         iterated=curve.standing_after(curve.PROBE, threat, points[0].standing, attempts),
         data_notes=scene.images.notes,
+        probes={stage.name: _tried(stage, attempts) for stage in stages},
+        fresh=_fresh_share(scene, threat),
     )
     return points, evidence
+
+
+def _tried(stage: Stage, attempts: list[Attempt]) -> Tried:
+    of_probe = [attempt for attempt in attempts if attempt.probe == stage.name]
+    broke = {attempt.id for attempt in of_probe if attempt.broke}
+    return Tried(len({attempt.id for attempt in of_probe}), len(broke), adaptive.knowledge(stage.attack))
+
+
+def _fresh_share(scene: Scene, threat: Threat) -> float | None:
+    """Return in what share of new draws a random subject's twins break it, free of the luck that found them."""
+    stored = scene.ledger.twins()
+    if scene.judge.draws == 1 or not stored:
+        return None
+    images = scene.images.take(rows_of(scene.images, [image for image, _ in stored]))
+    judge = scene.judge.fresh(rng.key(scene.seed, "fresh"))
+    goal = torch.full_like(images.y, UNTARGETED)
+    ruling = judge.rule(records.twins_of(stored, images), images.x, images.y, goal, threat)
+    return round(float(ruling.share.mean()), 6)
 
 
 def _check_twins(scene: Scene, threat: Threat) -> None:
@@ -273,6 +319,7 @@ def _open(out: Path, subject: Subject, images: Images, settings: Settings, resum
         "effort": settings.effort,
         "seed": settings.seed,
         "n": len(images),
+        "cross_check": settings.cross_check,
     }
     path = out / "ledger.sqlite"
     if resume and path.exists():
@@ -286,6 +333,7 @@ def _write_asked(out: Path, settings: Settings, asked: dict[str, Any]) -> None:
         "effort": settings.effort,
         "seed": settings.seed,
         "batch": settings.slots,
+        "cross_check": settings.cross_check,
     }
     record = {"schema": 1, "faultlight": __version__, **asked, "audit": decided}
     write_text(out / "run.toml", tomli_w.dumps(record))

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from faultlight.attacks.fgsm import FGSM
-from faultlight.evaluation.checks import CurvePoint
+from faultlight.evaluation.checks.evidence import CurvePoint
 from faultlight.evaluation.ledger import Attempt, ImageRow
 from faultlight.evaluation.plan import curve_attack
 from faultlight.evaluation.probing import Scene, probe_images

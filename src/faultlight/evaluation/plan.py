@@ -26,6 +26,7 @@ class Stage:
         least: but at least so many images.
         model: what it searches on: "fast", a faster copy where one pays; "exact", the untouched model in float32.
         ranked_by: an earlier targeted stage whose margins order the targets; "" orders them by the clean logits.
+        after: run only where this earlier stage broke an image: what succeeds on a sample is tried on all.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Stage:
     least: int = 0
     model: Search = "fast"
     ranked_by: str = ""
+    after: str = ""
 
 
 _SWEEP = PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False)

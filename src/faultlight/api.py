@@ -136,6 +136,7 @@ def audit(
     slots: int = 0,
     resume: bool = False,
     quiet: bool = True,
+    cross_check: bool = False,
     asked: dict[str, Any] | None = None,
 ) -> Run:
     """Audit a subject on images: attacks, checks, verdict, records and report, all in the folder `out`.
@@ -150,6 +151,7 @@ def audit(
         slots: images in flight at once; 0 chooses. It changes no outcome.
         resume: go on with the run that is in `out`.
         quiet: show no progress.
+        cross_check: attack images that are certified all the same, so that attacks and proofs check each other.
         asked: what was asked in full, for run.toml.
 
     Returns:
@@ -158,7 +160,7 @@ def audit(
     Raises:
         InputError: the input cannot be audited, or `out` belongs to another run.
     """
-    settings = Settings(parse_threat(threat), effort, seed, slots)
+    settings = Settings(parse_threat(threat), effort, seed, slots, cross_check)
     folder = Path(out)
     try:
         run = audit_images(subject, check_images(images), settings, folder, resume=resume, quiet=quiet, asked=asked)

@@ -30,9 +30,9 @@ _NOTE = "certificates"
 def certify_audited(subject: Subject, images: Images, threat: Threat, effort: str, ledger: Ledger, quiet: bool) -> None:
     """Certify the images that are classified correctly, as far as certificates reach, into the ledger.
 
-    The surest images are tried first, with every bound. Cheap bounds that prove nothing there are left out for the rest;
-    where nothing is proved, the rest is not tried. The choice is written down, and images are
-    taken in groups that depend on nothing else, so that a run that was killed goes on to the same ledger.
+    The surest images are tried first, with every bound. Cheap bounds that prove nothing there are left out for the
+    rest; where nothing is proved, the rest is not tried. The choice is written down, and images are taken in groups
+    that depend on nothing else, so that a run that was killed goes on to the same ledger.
 
     Args:
         subject: the model.

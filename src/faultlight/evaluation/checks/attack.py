@@ -6,6 +6,7 @@ from faultlight.evaluation.adaptive import SMOOTHED, STRAIGHT_THROUGH, STRAIGHT_
 from faultlight.evaluation.checks.evidence import Checked, Evidence, interval
 from faultlight.evaluation.ledger import Outcome
 from faultlight.evaluation.verdict import share
+from faultlight.models.inspect import NOTE_RANDOM
 
 # A few images may stand at a larger ε and not at a smaller one by the luck of the path taken.
 _REVERSALS = 0.03
@@ -71,6 +72,8 @@ def claims_refused(evidence: Evidence) -> Checked:
     asked = [a for a in evidence.attempts if a.probe not in _PROPOSING]
     refused = sum(attempt.claims_refused > 0 and not attempt.broke for attempt in asked)
     text = f"in {refused} of {len(asked)} attempts the judge upheld none of the claimed successes"
+    if evidence.noted(NOTE_RANDOM):
+        return Checked("claims-refused", f"{text}; of a random model it asks for more than a search can see")
     return Checked("claims-refused", text, "warning" if asked and refused > max(1, _REFUSED * len(asked)) else "")
 
 

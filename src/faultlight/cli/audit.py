@@ -48,6 +48,7 @@ def audit(
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Allow MODEL to run its own Python code.")] = False,
     batch: Annotated[int, typer.Option(min=0, help="Images in flight at once; 0 chooses. Changes no outcome.")] = 0,
+    eight_bit: Annotated[bool, typer.Option("--eight-bit", help="Count only twins that are 8-bit images.")] = False,
     cross_check: Annotated[
         bool, typer.Option("--cross-check", help="Attack images that are proven to stand all the same.")
     ] = False,
@@ -94,6 +95,7 @@ def audit(
         resume=resume,
         quiet=False,
         cross_check=cross_check,
+        eight_bit=eight_bit,
         asked=asked,
     )
     _say(done, as_json)

@@ -22,6 +22,7 @@ from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status, crea
 from faultlight.evaluation.plan import Stage, plan
 from faultlight.evaluation.probing import (
     Scene,
+    check_grid,
     default_slots,
     first_look,
     judge_of,
@@ -58,6 +59,7 @@ class Settings:
         seed: of every random number.
         slots: jobs in flight at once; 0 chooses; it changes no outcome.
         cross_check: attack certified images all the same.
+        eight_bit: twins have to be 8-bit images: candidates are rounded onto the multiples of 1/255 before judged.
     """
 
     threat: Threat
@@ -65,6 +67,7 @@ class Settings:
     seed: int = 0
     slots: int = 0
     cross_check: bool = False
+    eight_bit: bool = False
 
 
 def audit_images(
@@ -95,6 +98,8 @@ def audit_images(
     began = time.monotonic()
     stages = plan(settings.effort)
     check_radius(settings.threat, images.shape)
+    if settings.eight_bit:
+        check_grid(images, settings.threat)
     notes = check_subject(subject, images)
     images = images.to(subject.device)
     with runtime.lock(out):
@@ -119,7 +124,7 @@ def _run(
     quiet: bool,
     began: float,
 ) -> Run:
-    judge = judge_of(subject, notes, settings.seed)
+    judge = judge_of(subject, notes, settings.seed, settings.eight_bit)
     rows, ranking = first_look(judge, images)
     ledger.add_images(rows)
     slots = settings.slots if settings.slots and judge.draws == 1 else default_slots(images, subject.device)
@@ -195,9 +200,7 @@ def _conclude(
     checked = run_all(evidence)
     found = [one.finding for one in checked if one.finding]
     ledger.replace_findings([*found, *certificates.findings(ledger, settings.threat)])
-    verdict = judge_ledger(
-        ledger.images(), ledger.findings(), settings.threat.words(), complete, certificates.proofs(ledger)
-    )
+    verdict = judge_ledger(ledger.images(), ledger.findings(), _words(settings), complete, certificates.proofs(ledger))
     ran = {attempt.probe for attempt in attempts}
     records.write_probes(out, tuple(stage for stage in stages if not stage.after or stage.name in ran), attempts)
     records.write_checks(out, checked)
@@ -215,6 +218,10 @@ def _conclude(
         stamp.collect(seed=settings.seed, device=str(subject.device), hashes=hashes, timings={"audit": seconds}),
     )
     return verdict
+
+
+def _words(settings: Settings) -> str:
+    return settings.threat.words() + (", by 8-bit images" if settings.eight_bit else "")
 
 
 def _evidence(
@@ -242,6 +249,7 @@ def _evidence(
         data_notes=scene.images.notes,
         probes={stage.name: _tried(stage, attempts) for stage in stages},
         fresh=_fresh_share(scene, threat),
+        rounded=settings.eight_bit,
     )
     return points, evidence
 
@@ -320,6 +328,7 @@ def _open(out: Path, subject: Subject, images: Images, settings: Settings, resum
         "seed": settings.seed,
         "n": len(images),
         "cross_check": settings.cross_check,
+        "eight_bit": settings.eight_bit,
     }
     path = out / "ledger.sqlite"
     if resume and path.exists():
@@ -334,6 +343,7 @@ def _write_asked(out: Path, settings: Settings, asked: dict[str, Any]) -> None:
         "seed": settings.seed,
         "batch": settings.slots,
         "cross_check": settings.cross_check,
+        "eight_bit": settings.eight_bit,
     }
     record = {"schema": 1, "faultlight": __version__, **asked, "audit": decided}
     write_text(out / "run.toml", tomli_w.dumps(record))

@@ -72,6 +72,8 @@ def claims_refused(evidence: Evidence) -> Checked:
     asked = [a for a in evidence.attempts if a.probe not in _PROPOSING]
     refused = sum(attempt.claims_refused > 0 and not attempt.broke for attempt in asked)
     text = f"in {refused} of {len(asked)} attempts the judge upheld none of the claimed successes"
+    if evidence.rounded:
+        return Checked("claims-refused", f"{text}; rounding to 8-bit images undoes some")
     if evidence.noted(NOTE_RANDOM):
         return Checked("claims-refused", f"{text}; of a random model it asks for more than a search can see")
     return Checked("claims-refused", text, "warning" if asked and refused > max(1, _REFUSED * len(asked)) else "")

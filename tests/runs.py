@@ -56,7 +56,7 @@ class Sometimes(nn.Module):
 def tables(run: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of a ledger that says what happened, sorted."""
     connection = sqlite3.connect(run / "ledger.sqlite")
-    names = ("images", "attempts", "findings", "twins", "meta")
+    names = ("images", "attempts", "findings", "twins", "proofs", "meta")
     found = {name: sorted(connection.execute(f"SELECT * FROM {name}"), key=repr) for name in names}
     connection.close()
     return found

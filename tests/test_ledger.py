@@ -279,7 +279,7 @@ def test_a_ledger_of_the_first_schema_is_gone_on_with(older: Path) -> None:
 
 
 def test_what_the_first_schema_did_not_do_is_another_audit(older: Path) -> None:
-    with pytest.raises(InputError, match="cross_check was .* and is now true"):
+    with pytest.raises(InputError, match=r"cross_check was .* and is now true"):
         resume_ledger(older, {**FINGERPRINT, "cross_check": True})
     with closing(read_ledger(older)) as again:
         assert again.meta()["schema"] == 1, "a refused ledger stays as it was"

@@ -25,6 +25,7 @@ RECORDS = {
     "stamp": "stamp.json",
     "curve": "records/curve.json",
     "probes": "records/probes.json",
+    "checks": "records/checks.json",
     "model": "records/model.json",
     "gallery": "records/gallery.json",
 }
@@ -251,6 +252,16 @@ def test_what_is_missing_is_said_to_be_missing(run: Path, page: Page, tmp_path: 
     (tmp_path / "run" / path).unlink()
     assert said not in page.text
     assert said in read_page(write_report(tmp_path / "run")).text
+
+
+def test_every_check_is_listed_with_what_it_saw(run: Path, page: Page, tmp_path: Path) -> None:
+    for check in records_of(run)["checks"]["checks"]:
+        for said in check.values():
+            assert said in page.text
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "records" / "checks.json").unlink()
+    assert "what each saw" in page.text
+    assert "what each saw" not in read_page(write_report(tmp_path / "run")).text
 
 
 def test_a_run_with_nothing_but_a_verdict_is_still_a_page(run: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _HOMES = {
     "attack": "faultlight.api",
     "audit": "faultlight.api",
 }
-_PACKAGES = ("attacks", "certify", "data", "evaluation", "models", "report", "train", "views")
+_PACKAGES = ("attacks", "certify", "data", "evaluation", "models", "report", "studies", "train", "views")
 
 __all__ = ["__version__", *_HOMES, *_PACKAGES]
 

@@ -17,7 +17,7 @@ from faultlight.errors import InputError
 from faultlight.evaluation.audit import Run, Settings, audit_images
 from faultlight.evaluation.engine import Engine, Probe, Work
 from faultlight.evaluation.ledger import Attempt
-from faultlight.evaluation.probing import default_slots, first_look, judge_of, sampling_of, search_models
+from faultlight.evaluation.probing import check_grid, default_slots, first_look, judge_of, sampling_of, search_models
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
@@ -59,6 +59,7 @@ def attack(
     slots: int = 0,
     fast: bool = True,
     quiet: bool = True,
+    eight_bit: bool = False,
 ) -> AttackResult:
     """Attack images with one attack.
 
@@ -75,6 +76,9 @@ def attack(
         slots: images in flight at once; 0 chooses. It changes no outcome.
         fast: search on a bfloat16 copy where that pays and agrees; the judge is the untouched model either way.
         quiet: show no progress.
+        eight_bit: twins are 8-bit images: their pixels are multiples of 1/255, and they were judged so. Candidates are
+            rounded onto that grid inside the ball. Clean images that do not lie on it are moved there too, so that
+            some of ε is spent before the attack begins (up to half a level a pixel).
 
     Raises:
         InputError: images, model or target do not belong together.
@@ -90,14 +94,16 @@ def attack(
     ball = parse_threat(threat)
     check_radius(ball, images.shape)
     images = images.to(subject.device)
-    judge = judge_of(subject, notes, seed)
+    if eight_bit:
+        check_grid(images, ball)
+    judge = judge_of(subject, notes, seed, eight_bit)
     rows, ranking = first_look(judge, images)
     prediction = torch.tensor([row.prediction for row in rows], device=subject.device)
     finite = torch.tensor([row.clean_margin is not None for row in rows], device=subject.device)
     reached = (prediction != images.y if target is None else prediction == target) & finite
     model = search_models(subject, images, notes)[0]["fast"] if fast else subject
     name = type(attack).__name__.lower()
-    judged = model is subject and judge.draws == 1
+    judged = model is subject and judge.rules_on_what_it_is_given
     sampling = sampling_of(judge, model, seed)
     probe = Probe(
         name, attack, ball, model, rng.key(seed, name, str(ball)), judged, is_minimal(attack), sampling=sampling
@@ -136,6 +142,8 @@ def audit(
     slots: int = 0,
     resume: bool = False,
     quiet: bool = True,
+    cross_check: bool = False,
+    eight_bit: bool = False,
     asked: dict[str, Any] | None = None,
 ) -> Run:
     """Audit a subject on images: attacks, checks, verdict, records and report, all in the folder `out`.
@@ -150,6 +158,8 @@ def audit(
         slots: images in flight at once; 0 chooses. It changes no outcome.
         resume: go on with the run that is in `out`.
         quiet: show no progress.
+        cross_check: attack images that are certified all the same, so that attacks and proofs check each other.
+        eight_bit: twins have to be 8-bit images, as in `attack`.
         asked: what was asked in full, for run.toml.
 
     Returns:
@@ -158,7 +168,7 @@ def audit(
     Raises:
         InputError: the input cannot be audited, or `out` belongs to another run.
     """
-    settings = Settings(parse_threat(threat), effort, seed, slots)
+    settings = Settings(parse_threat(threat), effort, seed, slots, cross_check, eight_bit)
     folder = Path(out)
     try:
         run = audit_images(subject, check_images(images), settings, folder, resume=resume, quiet=quiet, asked=asked)

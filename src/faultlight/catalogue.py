@@ -83,7 +83,7 @@ def lookup(package: str, name: str) -> Entry:
     for entry in entries.values():
         if name in (entry.name, entry.class_name):
             return entry
-    kind = package.removesuffix("s")
+    kind = {"studies": "study"}.get(package, package.removesuffix("s"))
     raise InputError(f"there is no {kind} named {name!r}; {nearest(name, entries)}.")
 
 

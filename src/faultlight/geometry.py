@@ -13,6 +13,8 @@ from faultlight.threat import Norm, Threat
 
 # L2 and L1 balls are shrunk by what float32 may be off by in relative terms; sums x + δ are rounded towards x besides.
 _SHRINK = 1 - 1e-6
+# A pixel this near a level of the 8-bit grid, in levels, lies on it: float32 is ten times as fine.
+_LEVEL = 1e-4
 
 
 def norm(delta: Float[Tensor, "n c h w"], kind: Norm) -> Float64[Tensor, " n"]:
@@ -57,6 +59,33 @@ def project(
     if not outside.any():
         return candidate
     return torch.where(rows(outside), _nearer(candidate, x, delta, threat), candidate)
+
+
+def to_grid(candidate: Float32[Tensor, "n c h w"], x: Float32[Tensor, "n c h w"], threat: Threat) -> Tensor:
+    """Move candidates onto the grid of 8-bit images, the multiples k/255 rounded to float32, inside the ball around x.
+
+    L∞: each pixel goes to the nearest level within ε. Other norms: to the nearest levels, or, where that leaves the
+    ball, to the next ones towards x. Where x lies on the grid itself, no pixel is ever farther from it than it was.
+    Where it does not, even a pixel that nothing changed has to move, by at most half a level, and what that costs is
+    taken from ε; no point of the grid may then lie in the ball, and the result lies outside.
+    """
+    scaled, origin = 255 * candidate.double(), 255 * x.double()
+    nearest = scaled.round()
+    if threat.norm == "linf":
+        lowest, highest = (origin - 255 * threat.epsilon), (origin + 255 * threat.epsilon)
+        level = nearest.clamp((lowest - _LEVEL).ceil(), (highest + _LEVEL).floor())
+    else:
+        towards = torch.where(scaled >= origin, (scaled + _LEVEL).floor(), (scaled - _LEVEL).ceil())
+        outside = norm(nearest / 255 - on_grid(x), threat.norm) > threat.epsilon
+        level = torch.where(rows(outside), towards, nearest)
+    return level.clamp(0, 255).float() / 255
+
+
+def on_grid(x: Float32[Tensor, "n c h w"]) -> Float64[Tensor, "n c h w"]:
+    """Return pixels in float64, those that are multiples of 1/255 but for float32's rounding as they were meant."""
+    exact = x.double()
+    level = (255 * exact).round()
+    return torch.where((255 * exact - level).abs() < _LEVEL, level / 255, exact)
 
 
 def ascent(gradient: Float32[Tensor, "n c h w"], kind: Norm) -> Float32[Tensor, "n c h w"]:

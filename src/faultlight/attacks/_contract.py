@@ -93,10 +93,12 @@ class Problem:
         return value, gradient
 
     def differentiate(self, x: Pixels, name: LossName) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits, the named loss and its gradient at the points x."""
+        """Return logits, the named loss and its gradient at the points x, one or several a row as in `margin`."""
+        points = len(x) // max(len(self.y), 1)
+        y, target = self.y.repeat_interleave(points), self.target.repeat_interleave(points)
 
         def function(logits: Tensor, part: slice) -> Tensor:
-            return loss(name, logits, self.y[part], self.target[part])
+            return loss(name, logits, y[part], target[part])
 
         return self.oracle.differentiate(x, function)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from faultlight import geometry
 from faultlight.attacks._contract import Point, Problem
@@ -21,6 +22,8 @@ class UniformNoise:
     Args:
         steps: how many points are tried for each image, after a first one.
     """
+
+    knowledge: ClassVar[str] = "nothing"
 
     steps: int = 10
 

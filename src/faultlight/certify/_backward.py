@@ -131,7 +131,7 @@ class _Back:
 
     def _share(self, here: int, a: Tensor) -> float:
         """Return the share of its size that an operation, and the sum over what is carried, may be off by."""
-        share = unit(self.network.nodes[here].operation, a.dtype)
+        share = unit(self.network.nodes[here].operation, a.dtype) if self.ranges.size else 0.0
         return share and share + short_terms(a) * float(torch.finfo(a.dtype).eps)
 
     def _of(self, values: Tensor, window: Window | None) -> Tensor:

@@ -15,6 +15,9 @@ from faultlight.certify._operations import MaxPool
 from faultlight.certify._ranges import Ranges
 from faultlight.certify._window import Carried, Window, pieces
 
+# Rows of a window that are carried back at once.
+_ROWS = 1024
+
 
 @dataclass
 class Narrowing:
@@ -58,16 +61,33 @@ class Narrowing:
         into: tuple[Tensor, Tensor],
     ) -> None:
         lower, upper = ((part if window is None else window.cut(part)) for part in into)
-        shape = tuple(lower.shape[1:])
-        size = rows_at_once(self.network, place) if window is None else 512
+        # Upper ends first: most numbers turn out never to be above 0, and then their lower end is of no account.
+        self._raise(ranges, place, window, owner, position, around, upper, -1)
+        index = (owner, *torch.unravel_index(position, tuple(lower.shape[1:])))
+        alive = upper[index] > (-torch.inf if self._is_pooled(place) else 0.0)
+        self._raise(ranges, place, window, owner[alive], position[alive], around, lower, 1)
+
+    def _raise(
+        self,
+        ranges: Ranges,
+        place: int,
+        window: Window | None,
+        owner: Tensor,
+        position: Tensor,
+        around: Lines,
+        ends: Tensor,
+        sign: int,
+    ) -> None:
+        """Raise lower ends (sign 1), or lower upper ones (−1), to what is found for each number."""
+        shape = tuple(ends.shape[1:])
+        size = rows_at_once(self.network, place) if window is None else _ROWS
         for piece in pieces(len(owner), size):
             of, at = owner[piece], position[piece]
-            a = torch.zeros(len(of), torch.Size(shape).numel()).to(lower).scatter_(1, at[:, None], 1.0).view(-1, *shape)
-            both = torch.cat([of, of])
-            found = least(self.network, self.ball, ranges, place, Carried(torch.cat([a, -a]), window), both, around)
+            a = torch.zeros(len(of), torch.Size(shape).numel()).to(ends).scatter_(1, at[:, None], sign)
+            function = Carried(a.view(-1, *shape), window)
+            found = _down(least(self.network, self.ball, ranges, place, function, of, around), ends)
             index = (of, *torch.unravel_index(at, shape))
-            lower[index] = torch.maximum(lower[index], _down(found[: len(of)], lower))
-            upper[index] = torch.minimum(upper[index], -_down(found[len(of) :], lower))
+            ends[index] = sign * torch.maximum(sign * ends[index], found)
 
     def _afforded(self, wanted: Tensor, place: int) -> Tensor:
         cost = wanted.flatten(1).sum(1) * (2.0 * self.network.cost_of_one(place))

@@ -51,10 +51,14 @@ class Network:
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of pixels (n, c, h, w)."""
-        values: list[Tensor] = []
+        return self.values(x)[-1]
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """Return the output of every node, (n, *shape), for pixels (n, c, h, w)."""
+        found: list[Tensor] = []
         for node in self.nodes:
-            values.append(_value(node.operation, x, [values[i] for i in node.inputs]))
-        return values[-1]
+            found.append(_value(node.operation, x, [found[i] for i in node.inputs]))
+        return found
 
     @cached_property
     def bent(self) -> tuple[int, ...]:

@@ -30,7 +30,8 @@ class Ranges:
     Args:
         lower: for each node, (n, *shape).
         upper: the same.
-        size: for each node, what it sums up in absolute value at most: |W|·|x| + |b|, (n, *shape).
+        size: for each node, what it sums up in absolute value at most: |W|·|x| + |b|, (n, *shape); empty where
+            rounding is left out.
     """
 
     lower: list[Tensor] = field(default_factory=list)
@@ -59,12 +60,13 @@ def interval_ranges(network: Network, ball: Ball, narrow: Narrow | None = None, 
     """
     ranges = Ranges()
     for place, node in enumerate(network.nodes):
-        lower, upper, size = _range(node, ranges, ball)
+        lower, upper = _range(node, ranges, ball)
         if rounding:
-            slack = unit(node.operation, ball.x.dtype) * size
+            ranges.size.append(_size(node, ranges, lower, upper))
+            slack = unit(node.operation, ball.x.dtype) * ranges.size[place]
             lower, upper = lower - slack, upper + slack
-        for values, value in zip((ranges.lower, ranges.upper, ranges.size), (lower, upper, size), strict=True):
-            values.append(value)
+        ranges.lower.append(lower)
+        ranges.upper.append(upper)
         narrowed = narrow(ranges, place) if narrow else None
         if narrowed is not None:
             ranges.lower[place], ranges.upper[place] = narrowed
@@ -79,32 +81,26 @@ def unit(operation: Operation, dtype: torch.dtype) -> float:
     return (terms + _OWN_ROUNDINGS) * float(torch.finfo(dtype).eps)
 
 
-def _range(node: Node, ranges: Ranges, ball: Ball) -> tuple[Tensor, Tensor, Tensor]:
+def _range(node: Node, ranges: Ranges, ball: Ball) -> tuple[Tensor, Tensor]:
     operation = node.operation
     if isinstance(operation, Pixels):
-        return ball.lower, ball.upper, torch.maximum(ball.lower.abs(), ball.upper.abs())
+        return ball.lower, ball.upper
     lowers, uppers = ([part[i] for i in node.inputs] for part in (ranges.lower, ranges.upper))
     if isinstance(operation, Sum):
-        return _of_sum(operation, lowers, uppers)
-    lower, upper = lowers[0], uppers[0]
+        first, second = (lowers, uppers) if operation.sign > 0 else (uppers, lowers)
+        return lowers[0] + operation.sign * first[1], uppers[0] + operation.sign * second[1]
     if isinstance(operation, Affine):
-        return _of_affine(operation, lower, upper)
-    lower, upper = operation.apply(lower), operation.apply(upper)
-    return lower, upper, torch.maximum(lower.abs(), upper.abs())
+        centre = operation.apply((lowers[0] + uppers[0]) / 2)
+        spread = operation.spread((uppers[0] - lowers[0]) / 2)
+        return centre - spread, centre + spread
+    return operation.apply(lowers[0]), operation.apply(uppers[0])
 
 
-def _of_affine(operation: Affine, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    middle, radius = (lower + upper) / 2, (upper - lower) / 2
-    centre, spread = operation.apply(middle), operation.spread(radius)
-    size = operation.spread(torch.maximum(lower.abs(), upper.abs()))
-    bias = operation.weight_of_bias()
-    return centre - spread, centre + spread, size if bias is None else size + bias
-
-
-def _of_sum(operation: Sum, lowers: list[Tensor], uppers: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    size = sum(
-        (torch.maximum(a.abs(), b.abs()) for a, b in zip(lowers, uppers, strict=True)), torch.zeros(()).to(lowers[0])
-    )
-    if operation.sign > 0:
-        return lowers[0] + lowers[1], uppers[0] + uppers[1], size
-    return lowers[0] - uppers[1], uppers[0] - lowers[1], size
+def _size(node: Node, ranges: Ranges, lower: Tensor, upper: Tensor) -> Tensor:
+    largest = [torch.maximum(ranges.lower[i].abs(), ranges.upper[i].abs()) for i in node.inputs]
+    if isinstance(node.operation, Sum):
+        return largest[0] + largest[1]
+    if isinstance(node.operation, Affine):
+        size, bias = node.operation.spread(largest[0]), node.operation.weight_of_bias()
+        return size if bias is None else size + bias
+    return torch.maximum(lower.abs(), upper.abs())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -71,15 +72,27 @@ def _traced(module: nn.Module, shape: tuple[int, int, int]) -> tuple[GraphModule
     generator = torch.Generator().manual_seed(0)
     sample = torch.rand(_SAMPLE, *shape, generator=generator).to(weight)
     try:
-        tracer = _Tracer()
-        graph = tracer.trace(nn.Sequential(module))
-        traced = GraphModule(tracer.root, graph)
-        with torch.no_grad():
+        with _evaluating(module), torch.no_grad():
+            tracer = _Tracer()
+            graph = tracer.trace(nn.Sequential(module))
+            traced = GraphModule(tracer.root, graph)
             ShapeProp(traced).propagate(sample)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise NoCertificate(f"no certificate: the model's forward cannot be traced ({reason})") from error
     return traced, sample
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and each part of it back into its own afterwards."""
+    training = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in training.items():
+            child.training = mode
 
 
 class _Tracer(Tracer):

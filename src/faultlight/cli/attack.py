@@ -36,6 +36,7 @@ def attack(
     seed: Annotated[int, typer.Option(help="The seed of every random number.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="A .safetensors file for ids and pixels of the twins.")] = None,
+    eight_bit: Annotated[bool, typer.Option("--eight-bit", help="Count only twins that are 8-bit images.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run one attack on a model and say what it broke, as the judge saw it."""
@@ -54,7 +55,7 @@ def attack(
     subject = load_model(
         model, weights=weights, classes=len(images.classes), shape=images.shape, trust=trust, device=device, seed=seed
     )
-    result = run(subject, images, chosen, ball, seed=seed, target=target, quiet=False)
+    result = run(subject, images, chosen, ball, seed=seed, target=target, quiet=False, eight_bit=eight_bit)
     if out is not None:
         _save(result, images, out)
     facts = _facts(result, str(ball), str(chosen))

@@ -48,6 +48,10 @@ def audit(
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Allow MODEL to run its own Python code.")] = False,
     batch: Annotated[int, typer.Option(min=0, help="Images in flight at once; 0 chooses. Changes no outcome.")] = 0,
+    eight_bit: Annotated[bool, typer.Option("--eight-bit", help="Count only twins that are 8-bit images.")] = False,
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Attack images that are proven to stand all the same.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     resize: Annotated[
@@ -81,7 +85,18 @@ def audit(
     asked["data"] = {"name": data, "split": "test", "n": len(images), "skip_bad": skip_bad, "resize": resize or ""}
     asked["gates"] = gate or []
     done = run(
-        subject, images, ball, folder, effort=effort, seed=seed, slots=batch, resume=resume, quiet=False, asked=asked
+        subject,
+        images,
+        ball,
+        folder,
+        effort=effort,
+        seed=seed,
+        slots=batch,
+        resume=resume,
+        quiet=False,
+        cross_check=cross_check,
+        eight_bit=eight_bit,
+        asked=asked,
     )
     _say(done, as_json)
     _hold(gates, done.verdict)
@@ -167,6 +182,8 @@ def _say(run: Run, as_json: bool) -> None:
     lines = [f"{verdict.status.upper()}  {verdict.sentence}", "", f"  clean     {_share(verdict.clean)}"]
     if verdict.attacked is not None:
         lines.append(f"  attacked  {_share(verdict.attacked)}")
+    if verdict.certified is not None:
+        lines.append(f"  certified {_share(verdict.certified)}")
     lines += [f"  {finding.severity}: {finding.check}: {finding.evidence}" for finding in verdict.findings]
     passes = f"{cost['forward']:,} forward and {cost['backward']:,} backward passes in {cost['seconds']:.1f} s"
     typer.echo("\n".join([*lines, "", f"  {passes}", f"  report    {run.folder / 'report.html'}"]))

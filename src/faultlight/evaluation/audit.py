@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import Any
 import tomli_w
 import torch
 
-from faultlight import __version__, runtime, stamp
+from faultlight import __version__, rng, runtime, stamp
 from faultlight.data.images import Images
 from faultlight.errors import InputError
-from faultlight.evaluation import curve, records
-from faultlight.evaluation.checks import CurvePoint, Evidence, run_checks
-from faultlight.evaluation.ledger import Attempt, Ledger, create_ledger, resume_ledger
+from faultlight.evaluation import adaptive, certificates, curve, records
+from faultlight.evaluation.checks import CurvePoint, Evidence, Tried, run_all
+from faultlight.evaluation.ledger import Attempt, Ledger, Status, create_ledger, resume_ledger
 from faultlight.evaluation.plan import Stage, plan
 from faultlight.evaluation.probing import (
     Scene,
+    check_grid,
     default_slots,
     first_look,
     judge_of,
@@ -28,12 +30,11 @@ from faultlight.evaluation.probing import (
 )
 from faultlight.evaluation.stages import run_stages
 from faultlight.evaluation.verdict import Verdict, judge_ledger
-from faultlight.evaluation.zero import useless_gradients
 from faultlight.files import read_json, write_json, write_text
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
-from faultlight.models.randomness import seeded
+from faultlight.models.randomness import constant, seeded
 from faultlight.models.subject import Note, Subject
 from faultlight.threat import Threat
 
@@ -55,12 +56,16 @@ class Settings:
         effort: "quick" or "standard".
         seed: of every random number.
         slots: jobs in flight at once; 0 chooses; it changes no outcome.
+        cross_check: attack certified images all the same.
+        eight_bit: twins have to be 8-bit images: candidates are rounded onto the multiples of 1/255 before judged.
     """
 
     threat: Threat
     effort: str = "standard"
     seed: int = 0
     slots: int = 0
+    cross_check: bool = False
+    eight_bit: bool = False
 
 
 def audit_images(
@@ -91,6 +96,8 @@ def audit_images(
     began = time.monotonic()
     stages = plan(settings.effort)
     check_radius(settings.threat, images.shape)
+    if settings.eight_bit:
+        check_grid(images, settings.threat)
     notes = check_subject(subject, images)
     images = images.to(subject.device)
     with runtime.lock(out):
@@ -115,16 +122,22 @@ def _run(
     quiet: bool,
     began: float,
 ) -> Run:
-    judge = judge_of(subject, notes, settings.seed)
+    judge = judge_of(subject, notes, settings.seed, settings.eight_bit)
     rows, ranking = first_look(judge, images)
     ledger.add_images(rows)
     slots = settings.slots if settings.slots and judge.draws == 1 else default_slots(images, subject.device)
     models, how = search_models(subject, images, notes)
     ledger.note("search", how)
+    models = adaptive.further_models(subject, models, images.x)
     scene = Scene(subject, images, models, judge, ledger, ranking, settings.seed, slots, quiet)
-    conclude = partial(_conclude, scene, settings, stages, notes, out, began)
+    symptoms = adaptive.look(scene, settings.threat, rows)
+    if settings.effort != "exact":  # AutoAttack's protocol and nothing else, so that its figures can be compared
+        stages += adaptive.adaptive_stages(symptoms, models, settings.threat, settings.effort)
+        stages += adaptive.cross_checks(stages, models, sum(row.status == Status.STANDING for row in rows))
+    conclude = partial(_conclude, scene, settings, stages, notes, symptoms, out, began)
     try:
-        run_stages(scene, settings.threat, stages)
+        certificates.certify_audited(subject, images, settings.threat, settings.effort, ledger, quiet)
+        run_stages(scene, settings.threat, stages, settings.cross_check)
         curve.draw_curve(scene, settings.threat, ledger.images())
     except KeyboardInterrupt:
         # What is known is kept: a verdict marked incomplete, its records, and the report made of them.
@@ -138,6 +151,7 @@ def _conclude(
     settings: Settings,
     stages: tuple[Stage, ...],
     notes: tuple[Note, ...],
+    symptoms: adaptive.Symptoms,
     out: Path,
     began: float,
     complete: bool,
@@ -146,14 +160,20 @@ def _conclude(
     _check_twins(scene, settings.threat)
     ledger.count_passes()
     attempts = ledger.attempts()
-    points, findings_from = _evidence(scene, settings.threat, notes, attempts)
-    ledger.replace_findings(run_checks(findings_from))
-    verdict = judge_ledger(ledger.images(), ledger.findings(), settings.threat.words(), complete)
-    records.write_probes(out, stages, attempts)
+    points, evidence = _evidence(scene, settings, stages, notes, symptoms, attempts)
+    checked = run_all(evidence)
+    found = [one.finding for one in checked if one.finding]
+    ledger.replace_findings([*found, *certificates.findings(ledger, settings.threat)])
+    verdict = judge_ledger(ledger.images(), ledger.findings(), _words(settings), complete, certificates.proofs(ledger))
+    ran = {attempt.probe for attempt in attempts}
+    records.write_probes(out, tuple(stage for stage in stages if not stage.after or stage.name in ran), attempts)
+    records.write_checks(out, checked)
     write_json(out / "records" / "curve.json", curve.curve_record(points, ledger.images(), settings.threat))
-    records.write_model(out, subject, images)
+    write_json(out / "records" / "certificates.json", certificates.certificate_record(ledger))
     records.write_adversarial(out, ledger, images)
-    records.write_gallery(out, ledger, images, subject)
+    with constant(subject.module, subject.device) if scene.judge.draws > 1 else nullcontext():
+        records.write_model(out, subject, images)
+        records.write_gallery(out, ledger, images, subject)
     seconds = time.monotonic() - began + _seconds_before(out)
     write_json(out / "verdict.json", _verdict_record(scene, settings, verdict, complete, seconds, attempts))
     hashes = {"model": subject.fingerprint(), "data": images.fingerprint()}
@@ -164,28 +184,56 @@ def _conclude(
     return verdict
 
 
+def _words(settings: Settings) -> str:
+    return settings.threat.words() + (", by 8-bit images" if settings.eight_bit else "")
+
+
 def _evidence(
-    scene: Scene, threat: Threat, notes: tuple[Note, ...], attempts: list[Attempt]
+    scene: Scene,
+    settings: Settings,
+    stages: tuple[Stage, ...],
+    notes: tuple[Note, ...],
+    symptoms: adaptive.Symptoms,
+    attempts: list[Attempt],
 ) -> tuple[list[CurvePoint], Evidence]:
-    rows = scene.ledger.images()
+    rows, threat = scene.ledger.images(), settings.threat
     shape = scene.images.shape
     points = curve.curve_points(rows, attempts, curve.radii(threat, shape))
-    useless, sample = useless_gradients(scene.models["exact"], scene.images, rows)
     evidence = Evidence(
         images=rows,
         attempts=[a for a in attempts if a.probe not in (curve.PROBE, curve.SINGLE_STEP)],
         classes=scene.subject.classes,
         norm=threat.norm,
         notes=notes,
-        useless_gradients=useless,
-        sample=sample,
+        symptoms=symptoms,
         curve=points,
         reaches_all=points[-1].epsilon >= curve.grey_radius(threat.norm, shape),
         single_step=curve.standing_after(curve.SINGLE_STEP, threat, points[0].standing, attempts),
         iterated=curve.standing_after(curve.PROBE, threat, points[0].standing, attempts),
         data_notes=scene.images.notes,
+        probes={stage.name: _tried(stage, attempts) for stage in stages},
+        fresh=_fresh_share(scene, threat),
+        rounded=settings.eight_bit,
     )
     return points, evidence
+
+
+def _tried(stage: Stage, attempts: list[Attempt]) -> Tried:
+    of_probe = [attempt for attempt in attempts if attempt.probe == stage.name]
+    broke = {attempt.id for attempt in of_probe if attempt.broke}
+    return Tried(len({attempt.id for attempt in of_probe}), len(broke), adaptive.knowledge(stage.attack))
+
+
+def _fresh_share(scene: Scene, threat: Threat) -> float | None:
+    """Return in what share of new draws a random subject's twins break it, free of the luck that found them."""
+    stored = scene.ledger.twins()
+    if scene.judge.draws == 1 or not stored:
+        return None
+    images = scene.images.take(rows_of(scene.images, [image for image, _ in stored]))
+    judge = scene.judge.fresh(rng.key(scene.seed, "fresh"))
+    goal = torch.full_like(images.y, UNTARGETED)
+    ruling = judge.rule(records.twins_of(stored, images), images.x, images.y, goal, threat)
+    return round(float(ruling.share.mean()), 6)
 
 
 def _check_twins(scene: Scene, threat: Threat) -> None:
@@ -243,6 +291,8 @@ def _open(out: Path, subject: Subject, images: Images, settings: Settings, resum
         "effort": settings.effort,
         "seed": settings.seed,
         "n": len(images),
+        "cross_check": settings.cross_check,
+        "eight_bit": settings.eight_bit,
     }
     path = out / "ledger.sqlite"
     if resume and path.exists():
@@ -256,6 +306,8 @@ def _write_asked(out: Path, settings: Settings, asked: dict[str, Any]) -> None:
         "effort": settings.effort,
         "seed": settings.seed,
         "batch": settings.slots,
+        "cross_check": settings.cross_check,
+        "eight_bit": settings.eight_bit,
     }
     record = {"schema": 1, "faultlight": __version__, **asked, "audit": decided}
     write_text(out / "run.toml", tomli_w.dumps(record))

@@ -20,7 +20,7 @@ from faultlight.threat import Threat, parse_threat
 
 # The images that are classified with the largest margin, which are tried first: where none of them can be certified,
 # none is, and a large net costs seconds.
-_SUREST = 8
+_SUREST = 3
 _MOST_AT_ONCE = 64
 # Numbers whose ranges are held at once: 64 MiB of float32.
 _HELD = 1 << 24
@@ -30,9 +30,9 @@ _NOTE = "certificates"
 def certify_audited(subject: Subject, images: Images, threat: Threat, effort: str, ledger: Ledger, quiet: bool) -> None:
     """Certify the images that are classified correctly, as far as certificates reach, into the ledger.
 
-    The surest images are tried first, with every bound. Cheap bounds that prove nothing there are left out for the rest;
-    where nothing is proved, the rest is not tried. The choice is written down, and images are
-    taken in groups that depend on nothing else, so that a run that was killed goes on to the same ledger.
+    The surest images are tried first, with every bound. Cheap bounds that prove nothing there are left out for the
+    rest; where nothing is proved, the rest is not tried. The choice is written down, and images are taken in groups
+    that depend on nothing else, so that a run that was killed goes on to the same ledger.
 
     Args:
         subject: the model.

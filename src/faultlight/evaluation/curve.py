@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from faultlight.attacks.fgsm import FGSM
-from faultlight.evaluation.checks import CurvePoint
+from faultlight.evaluation.checks.evidence import CurvePoint
 from faultlight.evaluation.ledger import Attempt, ImageRow
 from faultlight.evaluation.plan import curve_attack
 from faultlight.evaluation.probing import Scene, probe_images
@@ -16,7 +16,7 @@ from faultlight.threat import Norm, Threat
 SAMPLE = 100
 PROBE = "curve"
 SINGLE_STEP = "curve-fgsm"
-_MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+_MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
 def radii(threat: Threat, shape: tuple[int, int, int]) -> list[Threat]:

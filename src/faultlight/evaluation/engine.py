@@ -64,6 +64,7 @@ class Probe:
     exact: bool
     nearest: bool = False
     together: bool = False
+    rows: int = 0
     sampling: Sampling = ONCE
 
 
@@ -175,7 +176,8 @@ class Engine:
         self.halved = 0
         self._radius = probe.threat.epsilon * (1 + ROUNDING)
         self._count = jobs(probe.attack, work)
-        self._oracle = RecordingOracle(probe.model, piece_rows(tuple(work.x.shape[1:]), work.x.device), probe.sampling)
+        rows = probe.rows or piece_rows(tuple(work.x.shape[1:]), work.x.device)
+        self._oracle = RecordingOracle(probe.model, rows, probe.sampling)
         self._group = self._count if probe.together else 1
         self.slots = max(self.slots, self._group)
         self._queue = deque(self._waiting())

@@ -69,16 +69,27 @@ class Judge:
         subject: the untouched model.
         draws: passes that one ruling costs; 1 where the model is a function of its input.
         key: of the luck.
+        eight_bit: move each candidate onto the grid of 8-bit images, inside the ball, before ruling on it; distances
+            are then those between the 8-bit images.
     """
 
     subject: Subject
     draws: int = 1
     key: int = 0
+    eight_bit: bool = False
 
     @property
     def needed(self) -> int:
         """In how many of the draws the goal must be reached."""
         return -(-self.draws * NEEDED // DRAWS)
+
+    @property
+    def rules_on_what_it_is_given(self) -> bool:
+        """Whether its ruling on a point is what the model says of that very point, once."""
+        return self.draws == 1 and not self.eight_bit
+
+    def _exact(self, x: Tensor) -> Tensor:
+        return geometry.on_grid(x) if self.eight_bit else x.double()
 
     def fresh(self, key: int) -> Judge:
         """Return the same judge with other luck."""
@@ -133,8 +144,11 @@ class Judge:
             threat: the ball that the candidates must lie in.
         """
         stored = restore(candidate)
+        if self.eight_bit:
+            moved = geometry.to_grid(stored, x, threat)
+            stored = torch.where(geometry.rows(_inside(stored)), moved, stored)
         logits = self.answers(stored)
-        distance = geometry.norm(stored.double() - x.double(), threat.norm)
+        distance = geometry.norm(self._exact(stored) - self._exact(x), threat.norm)
         outside = ~_inside(stored) | ~(distance <= threat.epsilon * (1 + ROUNDING))
         invalid = ~torch.isfinite(logits).all(2).all(0)
         predictions = logits.argmax(2)

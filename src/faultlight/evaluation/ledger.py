@@ -349,7 +349,7 @@ def _settle(cursor: sqlite3.Cursor, attempt: Attempt, twin: bytes | None) -> Non
 
 
 # What was decided by older versions in silence.
-_BEFORE = {"cross_check": False}
+_BEFORE = {"cross_check": False, "eight_bit": False}
 
 
 def _migrate(ledger: Ledger) -> None:

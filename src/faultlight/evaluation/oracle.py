@@ -19,7 +19,7 @@ from faultlight.runtime import is_out_of_memory
 Model = Callable[[Tensor], Tensor]
 
 # Pixel values (n·c·h·w) in one piece on a CPU: small enough for the caches, large enough to keep the cores busy.
-_PIECE_PIXELS = 1 << 16
+_PIECE_PIXELS = 1 << 18
 
 
 def piece_rows(shape: tuple[int, ...], device: torch.device) -> int:

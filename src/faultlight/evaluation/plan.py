@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from faultlight.attacks._contract import Attack, norms
+from faultlight.attacks.apgd import APGD
+from faultlight.attacks.fab import FAB
 from faultlight.attacks.fgsm import FGSM
 from faultlight.attacks.pgd import PGD
+from faultlight.attacks.square import Square
 from faultlight.errors import InputError, nearest
 from faultlight.threat import Norm
 
@@ -28,7 +31,7 @@ class Stage:
         model: what it searches on: "fast", a faster copy where one pays; "exact", the untouched model in float32.
         ranked_by: an earlier targeted stage whose margins order the targets; "" orders them by the clean logits.
         sample: choose the images at random, not the nearest; every such stage draws in the same order.
-        after: run only where one of these stages broke an image; empty: always.
+        after: run only where one of these earlier stages broke an image: what succeeds on a sample is tried on all.
         together: run all jobs of an image side by side, which is quicker for a few images.
     """
 
@@ -48,22 +51,45 @@ class Stage:
         return norms(self.attack)
 
 
-_SWEEP = PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False)
-_TARGETS = PGD(steps=8, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False, targets=9)
-_LONG = PGD(steps=50, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", targets=3)
+_MOMENTUM = PGD(step_size=2.0, schedule="cosine", momentum=0.75, loss="margin")
+_SWEEP = replace(_MOMENTUM, steps=20, random_start=False)
+_TARGETS = replace(_MOMENTUM, steps=7, random_start=False, targets=9)
+_LONG = replace(_MOMENTUM, steps=50, targets=3)
+# AutoAttack's standard version (Croce & Hein 2020), part by part.
+_EXACT = (
+    ("apgd-ce", APGD(loss="cross-entropy")),
+    ("apgd-t", APGD(loss="dlr", targets=9)),
+    ("fab-t", FAB(targets=9)),
+    ("square", Square(steps=5000)),
+)
+EXACT_SAMPLE = tuple(f"sample-{name}" for name, _ in _EXACT)
+CANARY = "canary"
+
+
+def _sampled() -> tuple[Stage, ...]:
+    """AutoAttack's exact protocol on a random sample of what still stands; what breaks one image is tried on all."""
+    ahead = [(name, replace(a, lookahead=12) if isinstance(a, Square) else a) for name, a in _EXACT]
+    sample = (Stage(f"sample-{name}", a, share=0.005, least=2, sample=True, together=True) for name, a in ahead)
+    return (*sample, *(Stage(f"{name}-all", attack, after=(f"sample-{name}",)) for name, attack in _EXACT))
+
 
 PLANS: dict[str, tuple[Stage, ...]] = {
     "quick": (Stage("fgsm", FGSM()), Stage("pgd", _SWEEP)),
     "standard": (
-        Stage("fgsm", FGSM()),
         Stage("pgd", _SWEEP),
         # The margin follows the nearest wrong class alone; a short run at each class finds those it passes by, and
         # ranks them for the long runs.
-        Stage("pgd-targeted", _TARGETS, share=0.25, least=500),
-        Stage("pgd-long", _LONG, share=0.05, least=200, ranked_by="pgd-targeted"),
-        # Rounding in the search copy hides a last step of 1e-2 in the margin: the nearest are finished without it.
-        Stage("pgd-finish", _LONG, share=0.02, least=50, model="exact", ranked_by="pgd-targeted"),
+        Stage("pgd-targeted", _TARGETS, share=0.4, least=20, together=True),
+        # What these leave breakable is near: each costlier attack goes to fewer images.
+        Stage("apgd", APGD(), share=0.25, least=10),
+        Stage("pgd-long", _LONG, share=0.15, least=10, ranked_by="pgd-targeted", together=True),
+        Stage("apgd-targeted", APGD(loss="dlr", targets=9), share=0.04, least=5, together=True),
+        # No gradient is asked here: a success says that gradients mislead, and all are searched without them.
+        Stage(CANARY, Square(steps=50)),
+        Stage("square-all", Square(steps=5000), after=(CANARY,)),
+        *_sampled(),
     ),
+    "exact": tuple(Stage(name, attack) for name, attack in _EXACT),
 }
 
 
@@ -71,15 +97,13 @@ def plan(effort: str) -> tuple[Stage, ...]:
     """Return the stages of an effort.
 
     Raises:
-        InputError: an unknown effort, or one that this version does not offer.
+        InputError: an unknown effort.
     """
     if effort in PLANS:
         return PLANS[effort]
-    if effort in get_args(Effort):
-        raise InputError(f"effort {effort!r} is not offered by this version; use {' or '.join(PLANS)}.")
     raise InputError(f"effort {effort!r} is unknown; {nearest(effort, PLANS)}.")
 
 
 def curve_attack() -> Attack:
     """Return the attack of the accuracy-against-ε curve: the same for every ε, so that its points can be compared."""
-    return PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin", random_start=False)
+    return _SWEEP

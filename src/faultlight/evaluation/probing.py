@@ -10,9 +10,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from faultlight import rng
-from faultlight.attacks._contract import Attack
+from faultlight import geometry, rng
+from faultlight.attacks._contract import Attack, points, restarts, targets
 from faultlight.data.images import Images
+from faultlight.errors import InputError
 from faultlight.evaluation.engine import Engine, Probe, Settled, Work
 from faultlight.evaluation.judge import DRAWS, Judge
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status
@@ -62,9 +63,22 @@ def default_slots(images: Images, device: torch.device) -> int:
     return _PIECES * piece_rows(images.shape, device)
 
 
-def judge_of(subject: Subject, notes: Sequence[Note], seed: int) -> Judge:
+def judge_of(subject: Subject, notes: Sequence[Note], seed: int, eight_bit: bool = False) -> Judge:
     """Return the judge of a subject: it asks once, or often where the subject is random."""
-    return Judge(subject, DRAWS if _is_random(notes) else 1, rng.key(seed, "judge"))
+    return Judge(subject, DRAWS if _is_random(notes) else 1, rng.key(seed, "judge"), eight_bit)
+
+
+def check_grid(images: Images, threat: Threat) -> None:
+    """Raise InputError where no twin can be an 8-bit image: too many pixels of the images are none.
+
+    An image whose pixels are no multiples of 1/255 has to be moved onto that grid, each pixel by up to half a level.
+    """
+    levels = 255 * geometry.on_grid(images.x)
+    if threat.norm == "l0" and bool(((levels - levels.round()).abs() > 1e-6).any()):
+        raise InputError(
+            f"the images of {images.name!r} are no 8-bit images, so that every pixel would have to change; "
+            "leave out --eight-bit, or choose another norm than l0."
+        )
 
 
 def sampling_of(judge: Judge, model: Model, seed: int) -> Sampling:
@@ -147,6 +161,7 @@ def probe_images(
         together: run all jobs of an image side by side.
     """
     probe = replace(probe_of(scene, name, attack, threat, search), together=together)
+    probe = replace(probe, rows=_piece(scene, probe, len(rows)))
     held = [attempt for attempt in scene.ledger.attempts(name) if attempt.threat == str(threat)]
     jobs_done = _jobs_done(held)
     for group in _groups(scene, rows):
@@ -154,10 +169,23 @@ def probe_images(
         _record(scene, engine, f"{name} at {threat}", len(held), audited)
 
 
+def _piece(scene: Scene, probe: Probe, images: int) -> int:
+    """Return how many points go through a copy at once: all that are ever in flight, where those are few.
+
+    It goes by the number of images the stage has chosen, which is written down, and not by what is left of them.
+    """
+    rows = piece_rows(scene.images.shape, scene.subject.device)
+    if probe.exact:
+        return rows
+    together = restarts(probe.attack) * max(1, targets(probe.attack)) if probe.together else 1
+    in_flight = images * together * points(probe.attack)
+    return min(rows, 1 << max(2, (in_flight - 1).bit_length()))
+
+
 def probe_of(scene: Scene, name: str, attack: Attack, threat: Threat, search: Search) -> Probe:
     """Return an attack as the engine runs it on one of the scene's models."""
     model = scene.models[search]
-    judged = model is scene.subject and scene.judge.draws == 1
+    judged = model is scene.subject and scene.judge.rules_on_what_it_is_given
     key = rng.key(scene.seed, name, str(threat))
     smoothed = search == "smoothed"
     sampling = smoothing_of(scene, model, threat) if smoothed else sampling_of(scene.judge, model, scene.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.numpy import save
 from faultlight.attacks._contract import Attack
 from faultlight.catalogue import catalogue
 from faultlight.data.images import Images
+from faultlight.evaluation.checks import Checked
 from faultlight.evaluation.gallery import GalleryFact, build_gallery, choose
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger
 from faultlight.evaluation.plan import Stage
@@ -68,6 +70,12 @@ def write_probes(out: Path, stages: tuple[Stage, ...], attempts: list[Attempt]) 
     """Write records/probes.json: what each probe tried, broke and cost, in the order they ran."""
     records = [_probe(stage, [a for a in attempts if a.probe == stage.name]) for stage in stages]
     write_json(out / "records" / "probes.json", {"schema": 1, "probes": records})
+
+
+def write_checks(out: Path, checked: Sequence[Checked]) -> None:
+    """Write records/checks.json: every check that was made, what it saw, and whether that is a finding."""
+    rows = [{"check": one.check, "saw": one.saw, "outcome": one.severity or "passed"} for one in checked]
+    write_json(out / "records" / "checks.json", {"schema": 1, "checks": rows})
 
 
 def settings_of(attack: Attack) -> str:

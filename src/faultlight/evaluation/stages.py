@@ -8,20 +8,24 @@ from dataclasses import replace
 import torch
 
 from faultlight import rng
+from faultlight.evaluation import certificates
 from faultlight.evaluation.ledger import ImageRow, Ledger, Status
 from faultlight.evaluation.plan import Stage
 from faultlight.evaluation.probing import Scene, probe_images, ranked_targets
 from faultlight.threat import Threat
 
 
-def run_stages(scene: Scene, threat: Threat, stages: tuple[Stage, ...]) -> None:
-    """Run the stages one after the other; what the ledger holds is not done again."""
+def run_stages(scene: Scene, threat: Threat, stages: tuple[Stage, ...], cross_check: bool = False) -> None:
+    """Run the stages one after the other; what the ledger holds is not done again.
+
+    What is certified cannot break, and is left out unless attacks and certificates are to check each other.
+    """
     if scene.ledger.meta().get("attacked"):
         return
     for stage in stages:
         if threat.norm not in stage.norms or (stage.after and not _broke(scene.ledger, stage.after)):
             continue
-        chosen = _chosen(stage, scene)
+        chosen = _chosen(stage, scene, cross_check)
         ranked = replace(scene, ranking=ranked_targets(scene, stage.ranked_by)) if stage.ranked_by else scene
         probe_images(
             ranked, stage.name, stage.attack, threat, chosen, stage.model, audited=True, together=stage.together
@@ -38,12 +42,14 @@ def _broke(ledger: Ledger, stages: tuple[str, ...]) -> bool:
     return any(attempt.broke for stage in stages for attempt in ledger.attempts(stage))
 
 
-def _chosen(stage: Stage, scene: Scene) -> list[int]:
+def _chosen(stage: Stage, scene: Scene, cross_check: bool) -> list[int]:
     """Return the rows a stage runs on, of the images that stand before it, and write them down for a resumed run."""
     key = f"chosen:{stage.name}"
     kept = scene.ledger.meta().get(key)
     if kept is None:
-        rows = [(row, image) for row, image in enumerate(scene.ledger.images()) if image.status == Status.STANDING]
+        safe = frozenset() if cross_check else certificates.proven(scene.ledger)
+        standing = (pair for pair in enumerate(scene.ledger.images()) if pair[1].status == Status.STANDING)
+        rows = [(row, image) for row, image in standing if image.id not in safe]
         count = max(stage.least, math.ceil(stage.share * len(rows)))
         kept = [row for row, _ in _ordered(rows, stage, scene.seed)[:count]]
         scene.ledger.note(key, kept)

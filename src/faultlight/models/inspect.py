@@ -6,11 +6,13 @@ Each function returns the number it measured, so that checks can state it as evi
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from faultlight.errors import InputError
 from faultlight.models.randomness import seeded
@@ -20,6 +22,7 @@ NOTE_RANDOM = "random-output"
 NOTE_BATCH = "batch-dependent"
 NOTE_PROBABILITIES = "probabilities"
 NOTE_NOT_FINITE = "not-finite"
+NOTE_INNER = "inner-optimisation"
 
 # How many images are looked at: enough that chance cannot pass for a property, few enough to cost nothing.
 SAMPLE = 32
@@ -56,17 +59,40 @@ def check_subject(subject: Subject, images: LabelledImages) -> tuple[Note, ...]:
         images: the data; its first 32 images are used.
 
     Returns:
-        The subject's own notes, then one each for logits that are not finite ("not-finite"), that change from call to
-        call ("random-output"), that depend on the other images of the batch ("batch-dependent"), or that are
-        probabilities ("probabilities").
+        The subject's own notes, then one each for a forward pass that computes gradients ("inner-optimisation"), for
+        logits that are not finite ("not-finite"), that change from call to call ("random-output"), that depend on the
+        other images of the batch ("batch-dependent"), or that are probabilities ("probabilities").
 
     Raises:
         InputError: the numbers of classes differ, or the model rejects the images; known after a pass over two images.
     """
     _check_classes(subject, images)
     x = images.x[:SAMPLE].to(subject.device)
-    _lucky(subject, x[:2])
-    return subject.notes + inspect_output(subject, x)
+    # Within `no_grad`, so that nobody but the model itself turns gradients on.
+    with torch.no_grad(), _Watch() as watch, seeded(0, subject.module, subject.device):
+        subject(x[:2])
+    inner = f"the forward pass calls {', '.join(sorted(watch.seen))}: it optimises while it infers"
+    noted = (Note(NOTE_INNER, inner),) if watch.seen else ()
+    return subject.notes + noted + inspect_output(subject, x)
+
+
+class _Watch(TorchFunctionMode):
+    """Sees whether a forward pass computes gradients for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function, and note those that only an optimisation needs."""
+        name = getattr(func, "__name__", "")
+        if name in ("grad", "backward"):
+            self.seen.add(f"autograd ({name})")
+        elif name == "_set_grad_enabled" and args == (True,):
+            self.seen.add("torch.enable_grad")
+        return func(*args, **(kwargs or {}))
 
 
 def inspect_output(subject: Subject, x: Float32[Tensor, "n c h w"]) -> tuple[Note, ...]:

@@ -278,7 +278,8 @@ def _soft_where(mask: Any, a: Any, b: Any) -> Tensor:
 def _is_harmless(name: str, other: Any) -> bool:
     """Return whether scaling by it, or adding it, keeps the order of a row."""
     if isinstance(other, Tensor):
-        return other.numel() == 1 and (name in _SHIFTING or bool(other > 0))
+        one_a_row = other.ndim == 0 or other.shape[-1] == 1
+        return one_a_row and (name in _SHIFTING or bool((other > 0).all()))
     return isinstance(other, int | float) and (name in _SHIFTING or other > 0)
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from faultlight import __version__
 from faultlight.errors import InputError
 from faultlight.files import read_json
-from faultlight.report.records import Curve, Gallery, Layers, Probes, Records, Verdict
+from faultlight.report.records import Checks, Curve, Gallery, Layers, Probes, Records, Verdict
 
 SCHEMA = 1
 Part = TypeVar("Part")
@@ -22,6 +22,7 @@ _PATHS = {
     "stamp": "stamp.json",
     "curve": "records/curve.json",
     "probes": "records/probes.json",
+    "checks": "records/checks.json",
     "model": "records/model.json",
     "gallery": "records/gallery.json",
 }
@@ -46,6 +47,7 @@ def read_records(run: Path) -> Records:
         stamp=raw.get("stamp", {}),
         settings=_settings(run / "run.toml"),
         raw=raw,
+        checks=_optional(run, "checks", raw, Checks),
     )
 
 

@@ -124,6 +124,22 @@ class Probes:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One check that was made: what it saw, and "passed", "not run", or how grave its finding is."""
+
+    check: str
+    saw: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Checks:
+    """`records/checks.json`, in the order of the checks."""
+
+    checks: list[Check]
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer of the audited net."""
 
@@ -215,3 +231,4 @@ class Records:
     stamp: dict[str, Any]
     settings: str
     raw: dict[str, Any]
+    checks: Checks | None = None

@@ -87,6 +87,7 @@ class ViewResult:
         columns: how many panels a row of the drawing holds.
         side: the side of a picture in the drawing, in inches.
         facts: settings and names that are no arrays (layer, patch, ids, …), as JSON can hold them.
+        kind: what gave it, for the record: a view, or a study of many images.
     """
 
     name: str
@@ -96,6 +97,7 @@ class ViewResult:
     columns: int = 4
     side: float = 1.6
     facts: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["view", "study"] = "view"
 
     def text(self) -> str:
         """Return the summary in words, the control characters of a hostile class name spelled out."""
@@ -119,7 +121,7 @@ class ViewResult:
         Raises:
             InputError: the folder cannot be written to; older files in it are intact.
         """
-        record = {"schema": 1, "view": self.name, "text": self.text(), "facts": self.facts}
+        record = {"schema": 1, self.kind: self.name, "text": self.text(), "facts": self.facts}
         contents = {
             "npz": _npz(self.arrays),
             "json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n",

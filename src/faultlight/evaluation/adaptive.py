@@ -1,0 +1,248 @@
+"""The adaptive path: symptoms seen before an attack choose searches that do not rest on the model's own gradients.
+
+After the attacks come cross-checks: small searches on a sample of what still stands, each of which would succeed where
+the evaluation had failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from faultlight import geometry, losses, rng
+from faultlight.attacks._contract import Attack, norms
+from faultlight.attacks.pgd import PGD
+from faultlight.attacks.square import Square
+from faultlight.attacks.uniform_noise import UniformNoise
+from faultlight.evaluation.ledger import ImageRow
+from faultlight.evaluation.oracle import Model, RecordingOracle, piece_rows
+from faultlight.evaluation.plan import Search, Stage
+from faultlight.evaluation.probing import Scene, sampling_of
+from faultlight.models.straight_through import StraightThrough
+from faultlight.models.subject import Subject
+from faultlight.runtime import is_out_of_memory
+from faultlight.threat import Threat
+
+STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED = "straight-through", "straight-through-targeted"
+SMOOTHED, BLACK_BOX = "smoothed", "black-box"
+ADAPTIVE = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, SMOOTHED, BLACK_BOX)
+NOISE, TRANSFER, DOUBLED = "check-noise", "check-transfer", "check-doubled"
+TRANSFER_ALL, DOUBLED_ALL = "transfer", "doubled"
+
+_SAMPLE = 256
+# A margin that its gradient promises to change by less than this share of itself, anywhere in the ball, is flat.
+_FLAT = 0.01
+# Gradients at points a hundredth of ε apart that agree no better than this lead nowhere.
+_SCATTERED = 0.6
+_APART = 0.01
+_SHAKEN = 0.1
+
+
+@dataclass(frozen=True)
+class Symptoms:
+    """What a first look at a model's gradients shows, on images that are classified correctly.
+
+    Args:
+        sample: how many were looked at.
+        useless: those whose gradient of the margin is zero or not a number everywhere.
+        lent: those of them to which the straight-through twin lends a gradient.
+        flat: those whose gradient promises no change of the margin anywhere in the ball, though it is not zero.
+        tied: those whose largest wrong logits are exactly equal.
+        silent: images (right or wrong) whose logits are all equal: the model abstains.
+        unstable: those that random noise of a tenth of ε breaks.
+        agreement: the median cosine between gradients at points a hundredth of ε apart; 1 where none was measured.
+    """
+
+    sample: int = 0
+    useless: int = 0
+    lent: int = 0
+    flat: int = 0
+    tied: int = 0
+    silent: int = 0
+    unstable: int = 0
+    agreement: float = 1.0
+
+    @property
+    def masked(self) -> bool:
+        """Whether the model's own gradients cannot be relied on."""
+        return bool(self.useless or self.flat or self.tied)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether gradients of neighbouring points point in different directions."""
+        return self.agreement < _SCATTERED
+
+
+def further_models(subject: Subject, models: dict[Search, Model], x: Tensor) -> dict[Search, Model]:
+    """Return the models of the adaptive path: the straight-through twin where it runs, and the exact one, to smooth."""
+    found: dict[Search, Model] = {**models, "smoothed": models["exact"]}
+    for functions in (True, False):
+        twin = StraightThrough(subject.module, peel=functions, functions=functions)
+        if _runs(twin, x[:1]):
+            found["straight-through"] = twin
+            break
+    return found
+
+
+def look(scene: Scene, threat: Threat, rows: Sequence[ImageRow]) -> Symptoms:
+    """Measure the symptoms on the first 256 images that are classified correctly.
+
+    Args:
+        scene: the audit; its models are asked.
+        threat: the ball.
+        rows: the images' rows in the ledger, in the scene's order.
+    """
+    correct = [i for i, row in enumerate(rows) if row.clean_margin is not None and row.prediction == row.label]
+    chosen = torch.tensor(correct[:_SAMPLE], dtype=torch.int64, device=scene.images.x.device)
+    if not len(chosen):
+        return Symptoms()
+    x, y, ids = scene.images.x[chosen], scene.images.y[chosen], scene.images.ids[chosen]
+    logits, gradient = _differentiate(scene, "exact", x, y)
+    useless = _is_zero(gradient)
+    return Symptoms(
+        sample=len(chosen),
+        useless=int(useless.sum()),
+        lent=_lent(scene, x[useless], y[useless]),
+        flat=int((~useless & _is_flat(logits, y, gradient, threat)).sum()),
+        tied=int(_is_tied(logits, y).sum()),
+        silent=_silent(scene),
+        unstable=_unstable(scene, x, y, ids, threat),
+        agreement=1.0 if scene.judge.draws > 1 else _agreement(scene, x, y, ids, gradient, threat),
+    )
+
+
+def adaptive_stages(symptoms: Symptoms, models: dict[Search, Model], threat: Threat, effort: str) -> tuple[Stage, ...]:
+    """Return the stages that the symptoms ask for: none where the gradients are as they should be."""
+    sweep = PGD(steps=40, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin")
+    stages = []
+    if symptoms.masked and "straight-through" in models:
+        stages.append(Stage(STRAIGHT_THROUGH, replace(sweep, random_start=False), model="straight-through"))
+        aimed = replace(sweep, steps=20, targets=9)
+        stages.append(Stage(STRAIGHT_THROUGH_TARGETED, aimed, share=0.25, least=200, model="straight-through"))
+    if symptoms.scattered or symptoms.flat:
+        stages.append(Stage(SMOOTHED, sweep, model="smoothed"))
+    if (symptoms.masked or symptoms.scattered) and threat.norm in norms(Square):
+        square = Square(steps=300 if effort == "quick" else 2000)
+        stages.append(Stage(BLACK_BOX, square, share=0.25, least=200, model="exact"))
+    return tuple(stages)
+
+
+def cross_checks(plan: Sequence[Stage], models: dict[Search, Model], standing: int) -> tuple[Stage, ...]:
+    """Return searches on a sample of the standing images that must find nothing if the attacks were strong.
+
+    Random noise; a transfer from the straight-through twin; the plan's longest attack on all images, with its steps
+    doubled. The sample is a twentieth of what stands, at least 20 and at most 100 images, the nearest to breaking. One
+    success of the last two has all that stands searched in the same way.
+    """
+    part = {"share": min(0.05, 100 / max(standing, 1)), "least": 20}
+    stages = [Stage(NOISE, UniformNoise(steps=10), **part)]  # type: ignore[arg-type]
+    if "straight-through" in models:
+        sweep = PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin")
+        stages.append(Stage(TRANSFER, sweep, model="straight-through", **part))  # type: ignore[arg-type]
+        stages.append(Stage(TRANSFER_ALL, replace(sweep, steps=40), model="straight-through", after=(TRANSFER,)))
+    iterated = [stage for stage in plan if stage.share == 1 and is_gradient_search(stage.attack)]
+    if iterated:
+        longest = max(iterated, key=lambda stage: stage.attack.steps)
+        doubled = _doubled(longest.attack)
+        stages.append(Stage(DOUBLED, doubled, model=longest.model, **part))  # type: ignore[arg-type]
+        stages.append(Stage(DOUBLED_ALL, doubled, model=longest.model, after=(DOUBLED,)))
+    return tuple(stages)
+
+
+def knowledge(attack: Attack) -> str:
+    """Return what an attack must know of the model: "gradients", "scores" or "nothing"."""
+    return str(getattr(attack, "knowledge", "gradients"))
+
+
+def is_gradient_search(attack: Attack) -> bool:
+    """Return whether an attack takes several steps along gradients."""
+    return attack.steps > 1 and knowledge(attack) == "gradients" and not isinstance(attack, UniformNoise)
+
+
+def _doubled(attack: Attack) -> Attack:
+    changes: dict[str, Any] = {"steps": 2 * attack.steps, "restarts": 1, "targets": 0}
+    known = {field.name for field in dataclasses.fields(attack)}  # type: ignore[arg-type]
+    return replace(attack, **{name: value for name, value in changes.items() if name in known})  # type: ignore[type-var]
+
+
+def _differentiate(scene: Scene, search: Search, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and the margin's gradient; the oracle hands out 0 where a gradient is not a number."""
+    model = scene.models[search]
+    oracle = RecordingOracle(
+        model, piece_rows(scene.images.shape, x.device), sampling_of(scene.judge, model, scene.seed)
+    )
+    logits, _, gradient = oracle.differentiate(x, lambda z, part: losses.margin(z, y[part]))
+    return logits, gradient
+
+
+def _is_zero(gradient: Tensor) -> Tensor:
+    return (gradient == 0).flatten(1).all(1)
+
+
+def _lent(scene: Scene, x: Tensor, y: Tensor) -> int:
+    if not len(x) or "straight-through" not in scene.models:
+        return 0
+    return int((~_is_zero(_differentiate(scene, "straight-through", x, y)[1])).sum())
+
+
+def _is_flat(logits: Tensor, y: Tensor, gradient: Tensor, threat: Threat) -> Tensor:
+    """Return where the gradient promises less than 1 % of the margin for a walk to the ball's end."""
+    direction = geometry.ascent(gradient, threat.norm)
+    slope = (direction.double() * gradient.double()).flatten(1).sum(1)
+    return slope * threat.epsilon < _FLAT * losses.margin(logits, y).abs().double()
+
+
+def _is_tied(logits: Tensor, y: Tensor) -> Tensor:
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    if wrong.shape[1] < 3:
+        return torch.zeros_like(y, dtype=torch.bool)
+    largest = wrong.topk(2, dim=1).values
+    return largest[:, 0] == largest[:, 1]
+
+
+def _silent(scene: Scene) -> int:
+    logits = scene.judge.logits(scene.images.x[:_SAMPLE])
+    return int((logits.amax(1) == logits.amin(1)).sum())
+
+
+def _beside(x: Tensor, ids: Tensor, threat: Threat, share: float, seed: int) -> Tensor:
+    """Return points at random in the ball of a share of ε."""
+    steps = torch.zeros_like(ids)
+    luck = rng.uniform(rng.key(seed, "beside"), ids, steps, tuple(x.shape[1:]))
+    radius = max(1.0, share * threat.epsilon) if threat.norm == "l0" else share * threat.epsilon
+    return geometry.random_in_ball(luck, x, threat.at(radius))
+
+
+def _unstable(scene: Scene, x: Tensor, y: Tensor, ids: Tensor, threat: Threat) -> int:
+    shaken = _beside(x, ids, threat, _SHAKEN, scene.seed)
+    return int((scene.judge.predict(shaken, y)[1] != y).sum())
+
+
+def _agreement(scene: Scene, x: Tensor, y: Tensor, ids: Tensor, gradient: Tensor, threat: Threat) -> float:
+    if threat.norm == "l0":
+        return 1.0
+    beside = _differentiate(scene, "exact", _beside(x, ids, threat, _APART, scene.seed), y)[1]
+    cosine = torch.nn.functional.cosine_similarity(gradient.double().flatten(1), beside.double().flatten(1))
+    useful = ~_is_zero(gradient) & ~_is_zero(beside)
+    return float(cosine[useful].median()) if bool(useful.any()) else 1.0
+
+
+def _runs(model: StraightThrough, x: Tensor) -> bool:
+    """Return whether the twin takes an image and its gradient: what it stands in for is other people's code."""
+    try:
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model(leaf)
+            if logits.requires_grad:
+                torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+    except Exception as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        return False
+    return isinstance(logits, Tensor) and logits.ndim == 2 and math.isfinite(float(logits.detach().nan_to_num().sum()))

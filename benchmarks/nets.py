@@ -56,6 +56,12 @@ NETS = {
             Hardening(1600, 128, 0.3, 0.4, 5, 0.3, 0.003, sgd=False, change=Augment()),
         ),
         Net(
+            "cifar-plain",
+            "mnist-cnn",
+            "cifar10",
+            Hardening(900, 128, 0.0, 0.0, 0, 0.0, 0.002, sgd=False, change=Augment(shift=2, flip=True)),
+        ),
+        Net(
             "cifar-hard",
             "resnet18",
             "cifar10",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,11 @@ def test_the_help_page_lists_every_study_and_imports_no_torch() -> None:
     for entry in catalogue("studies").values():
         assert f"{entry.name}: {entry.summary}" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_page_of_studies_has_every_study_and_commands_that_exist() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    named = re.findall(r"^    faultlight study ([\w-]+) zoo:mnist-cnn", page, flags=re.MULTILINE)
+    assert set(named) == set(catalogue("studies"))
+    for name in catalogue("studies"):
+        assert re.search(rf"^\| `{name}` \| .*\?  ?\| (one|two or more) \|$", page, flags=re.MULTILINE)

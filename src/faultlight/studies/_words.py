@@ -1,8 +1,8 @@
-"""Tables and shares in words."""
+"""What studies say: tables, shares, pictures, and the result that holds them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faultlight.evaluation.verdict import percent, share
+from faultlight.views._result import Panel, ViewResult
 
 
 def table(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
@@ -37,3 +38,17 @@ def picture(x: Tensor) -> NDArray[Any]:
     """Return pixels (c, h, w) as a panel shows them: (h, w), or (h, w, 3) for three channels."""
     values = array(x)
     return values.transpose(1, 2, 0) if len(values) == 3 else values.mean(0)
+
+
+def study_result(
+    name: str,
+    arrays: Mapping[str, Tensor | NDArray[Any]],
+    words: Sequence[str],
+    panels: Sequence[Panel],
+    facts: dict[str, Any],
+    columns: int,
+    side: float = 1.6,
+) -> ViewResult:
+    """Return the result of a study: see `ViewResult`."""
+    numbers = {key: array(values) if isinstance(values, Tensor) else values for key, values in arrays.items()}
+    return ViewResult(name, numbers, "\n".join(words), tuple(panels), columns, side, facts, kind="study")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from faultlight import rng
@@ -17,7 +15,7 @@ from faultlight.errors import InputError
 from faultlight.evaluation.verdict import percent
 from faultlight.studies._case import Bench, Case, check_class
 from faultlight.studies._search import to_the_end
-from faultlight.studies._words import array, picture, spoken, table
+from faultlight.studies._words import picture, spoken, study_result, table
 from faultlight.views._result import Panel, ViewResult
 
 
@@ -38,10 +36,9 @@ class Drawn:
             percent(float((self.sure >= 0.99).double().mean())),
         ]
 
-    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+    def arrays(self, name: str) -> dict[str, Tensor]:
         """Return the numbers, named after the start."""
-        named = {"x": self.x, "reached": self.reached, "confidence": self.sure}
-        return {f"{name}_{key}": array(values) for key, values in named.items()}
+        return {f"{name}_x": self.x, f"{name}_reached": self.reached, f"{name}_confidence": self.sure}
 
 
 @dataclass(frozen=True)
@@ -87,21 +84,14 @@ class DrawnClass:
             f"Class {self.target} drawn within {case.threat} in {self.steps} steps, as {bench.subject.name} sees it.",
             *table("from", ["seen as it", "confidence: median", "least", "≥ 99 %"], rows),
         ]
-        return ViewResult(
-            name="drawn-class",
-            arrays={key: values for name, one in drawn.items() for key, values in one.arrays(name).items()},
-            words="\n".join(words),
-            panels=tuple(_panels(starts, drawn)),
-            columns=6,
-            side=1.3,
-            facts={
-                "target": self.target,
-                "threat": str(case.threat),
-                "reached": {name: float(one.reached.double().mean()) for name, one in drawn.items()},
-                "confidence": {name: float(one.sure.median()) for name, one in drawn.items()},
-            },
-            kind="study",
-        )
+        facts = {
+            "target": self.target,
+            "threat": str(case.threat),
+            "reached": {name: float(one.reached.double().mean()) for name, one in drawn.items()},
+            "confidence": {name: float(one.sure.median()) for name, one in drawn.items()},
+        }
+        arrays = {key: values for name, one in drawn.items() for key, values in one.arrays(name).items()}
+        return study_result("drawn-class", arrays, words, _panels(starts, drawn), facts, columns=6, side=1.3)
 
     def _starts(self, case: Case, bench: Bench) -> dict[str, Images]:
         real = bench.images.take((bench.images.y != self.target) & bench.right)

@@ -10,11 +10,11 @@ import torch
 from faultlight import api
 from faultlight.api import AttackResult
 from faultlight.errors import InputError
-from faultlight.evaluation.verdict import percent, share
+from faultlight.evaluation.verdict import Share, percent, share
 from faultlight.geometry import check_radius
 from faultlight.studies._case import Bench, Case
 from faultlight.studies._search import named
-from faultlight.studies._words import array, picture, table
+from faultlight.studies._words import picture, study_result, table
 from faultlight.views._result import Panel, ViewResult
 
 
@@ -57,34 +57,38 @@ class EpsilonCurve:
         results = [self._at(case, bench, epsilon) for epsilon in radii]
         standing = [int((~result.broken).sum()) for result in results]
         shares = [share(count, len(bench.images)) for count in standing]
-        norm, n = case.threat.norm, len(bench.images)
-        rows = [
-            (f"{epsilon:.4g}", [percent(one.value), f"{percent(one.low)} to {percent(one.high)}"])
-            for epsilon, one in zip(radii, shares, strict=True)
-        ]
-        words = [
-            f"Accuracy of {bench.subject.name} on {n} images under {self.attack} ({norm}).",
-            *table("ε", ["accuracy", "95 % interval"], rows),
-        ]
-        pairs = zip(radii, results, strict=True)
-        panels = [panel for epsilon, result in pairs for panel in self._examples(bench, epsilon, result)]
-        return ViewResult(
-            name="epsilon-curve",
-            arrays={
+        pairs = list(zip(radii, results, strict=True))
+        return study_result(
+            "epsilon-curve",
+            {
                 "epsilon": np.array(radii),
                 "accuracy": np.array([one.value for one in shares]),
                 "low": np.array([one.low for one in shares]),
                 "high": np.array([one.high for one in shares]),
-                "prediction": np.stack([array(result.prediction) for result in results]),
-                "label": array(bench.images.y),
+                "prediction": torch.stack([result.prediction for result in results]),
+                "label": bench.images.y,
             },
-            words="\n".join(words),
-            panels=tuple(panels),
+            self._words(case, bench, radii, shares),
+            [panel for epsilon, result in pairs for panel in self._examples(bench, epsilon, result)],
+            {
+                "attack": self.attack,
+                "norm": case.threat.norm,
+                "n": len(bench.images),
+                "model": bench.subject.name,
+            },
             columns=max(1, self.samples),
             side=1.1,
-            facts={"attack": self.attack, "norm": norm, "n": n, "model": bench.subject.name},
-            kind="study",
         )
+
+    def _words(self, case: Case, bench: Bench, radii: list[float], shares: list[Share]) -> list[str]:
+        rows = [
+            (f"{epsilon:.4g}", [percent(one.value), f"{percent(one.low)} to {percent(one.high)}"])
+            for epsilon, one in zip(radii, shares, strict=True)
+        ]
+        title = (
+            f"Accuracy of {bench.subject.name} on {len(bench.images)} images under {self.attack} ({case.threat.norm})."
+        )
+        return [title, *table("ε", ["accuracy", "95 % interval"], rows)]
 
     def _at(self, case: Case, bench: Bench, epsilon: float) -> AttackResult:
         if epsilon == 0:

@@ -13,7 +13,7 @@ from faultlight.data.images import Images
 from faultlight.evaluation.verdict import percent
 from faultlight.studies._case import Bench, Case
 from faultlight.studies._search import named, to_the_end
-from faultlight.studies._words import array, table
+from faultlight.studies._words import array, study_result, table
 from faultlight.views._result import Panel, Scale, ViewResult, scale_of
 
 
@@ -48,35 +48,36 @@ class NoiseTransfer:
         transfer, by_chance = (added(bench, images, one, case) for one in (noise, control))
         cosine = cosines(noise)
         facts = summary(cosine, transfer, by_chance, images.y)
-        scale = scale_of(*(array(one) for one in noise[: self.samples].mean(1)))
-        matrices = (
-            Panel("cosine of the noises of images i, j", array(cosine), Scale("signed", -1, 1)),
-            Panel(
-                "noise of i (row) on image j (column): 1 is misled", array(transfer.float()), Scale("unsigned", 0, 1)
-            ),
-            Panel("the same for noise with its pixels shuffled", array(by_chance.float()), Scale("unsigned", 0, 1)),
-        )
-        drawn = [
-            Panel(f"noise of image {int(images.ids[i])} ({int(images.y[i])})", array(noise[i].mean(0)), scale)
-            for i in range(min(self.samples, len(images)))
-        ]
-        return ViewResult(
-            name="noise-transfer",
-            arrays={
-                "ids": array(images.ids),
-                "label": array(images.y),
-                "noise": array(noise),
-                "cosine": array(cosine),
-                "transfer": array(transfer),
-                "control": array(by_chance),
+        return study_result(
+            "noise-transfer",
+            {
+                "ids": images.ids,
+                "label": images.y,
+                "noise": noise,
+                "cosine": cosine,
+                "transfer": transfer,
+                "control": by_chance,
             },
-            words="\n".join(_words(self.attack, str(case.threat), len(images), facts)),
-            panels=(*matrices, *drawn),
+            _words(self.attack, str(case.threat), len(images), facts),
+            [*_matrices(cosine, transfer, by_chance), *self._drawn(images, noise)],
+            {"attack": self.attack, "threat": str(case.threat), "n": len(images), **facts},
             columns=3,
             side=2.0,
-            facts={"attack": self.attack, "threat": str(case.threat), "n": len(images), **facts},
-            kind="study",
         )
+
+    def _drawn(self, images: Images, noise: Tensor) -> list[Panel]:
+        scale = scale_of(*(array(one) for one in noise[: self.samples].mean(1)))
+        shown = zip(images.ids.tolist(), images.y.tolist(), noise[: self.samples], strict=False)
+        return [Panel(f"noise of image {image} ({label})", array(one.mean(0)), scale) for image, label, one in shown]
+
+
+def _matrices(cosine: Tensor, transfer: Tensor, control: Tensor) -> list[Panel]:
+    found = Scale("unsigned", 0, 1)
+    return [
+        Panel("cosine of the noises of images i, j", array(cosine), Scale("signed", -1, 1)),
+        Panel("noise of i (row) on image j (column): 1 is misled", array(transfer.float()), found),
+        Panel("the same for noise with its pixels shuffled", array(control.float()), found),
+    ]
 
 
 def cosines(noise: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n n"]:

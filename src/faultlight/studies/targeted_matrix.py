@@ -17,7 +17,7 @@ from faultlight.errors import InputError
 from faultlight.evaluation.verdict import percent
 from faultlight.studies._case import Case, check_class
 from faultlight.studies._search import to_the_end
-from faultlight.studies._words import array, picture, table
+from faultlight.studies._words import array, picture, study_result, table
 from faultlight.threat import Threat
 from faultlight.views._result import Panel, Scale, ViewResult, scale_of
 
@@ -66,24 +66,22 @@ class TargetedMatrix:
         prediction = torch.stack([bench.rule(images.x + one, images, threat).prediction for one in noise])
         misled, reached, count = _shares(prediction, images, aims)
         length = geometry.norm(noise, "l2")
-        facts = {"source": self.source, "targets": aims, "weight": self.weight, "n": len(images)}
-        return ViewResult(
-            name="targeted-matrix",
-            arrays={
-                "noise": array(noise),
-                "length": array(length),
-                "own_prediction": array(own),
-                "prediction": array(prediction),
+        return study_result(
+            "targeted-matrix",
+            {
+                "noise": noise,
+                "length": length,
+                "own_prediction": own,
+                "prediction": prediction,
                 "misled": misled,
                 "reached": reached,
                 "count": count,
             },
-            words="\n".join(self._words(aims, own.tolist(), length.tolist(), misled, reached, count)),
-            panels=tuple(self._panels(origin, noise, aims, own.tolist(), misled)),
+            self._words(aims, own.tolist(), length.tolist(), misled, reached, count),
+            self._panels(origin, noise, aims, own.tolist(), misled),
+            {"source": self.source, "targets": aims, "weight": self.weight, "n": len(images)},
             columns=max(2, len(aims) + 1),
             side=1.8,
-            facts=facts,
-            kind="study",
         )
 
     def _aims(self, images: Images) -> list[int]:

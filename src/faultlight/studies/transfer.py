@@ -12,7 +12,7 @@ from faultlight.errors import InputError
 from faultlight.evaluation.verdict import percent
 from faultlight.studies._case import Bench, Case
 from faultlight.studies._search import named
-from faultlight.studies._words import array, table
+from faultlight.studies._words import array, study_result, table
 from faultlight.views._result import Panel, Scale, ViewResult
 
 
@@ -52,15 +52,14 @@ class Transfer:
             *table("made on", names, rows),
         ]
         panel = Panel("made on (row) × judged on (column): share misled", rate, Scale("unsigned", 0, 1))
-        return ViewResult(
-            name="transfer",
-            arrays={"rate": rate, "misled": array(misled), "eligible": array(eligible)},
-            words="\n".join(words),
-            panels=(panel,),
+        return study_result(
+            "transfer",
+            {"rate": rate, "misled": misled, "eligible": eligible},
+            words,
+            [panel],
+            {"attack": self.attack, "threat": str(case.threat), "models": names, "n": len(case.images)},
             columns=1,
             side=2.4,
-            facts={"attack": self.attack, "threat": str(case.threat), "models": names, "n": len(case.images)},
-            kind="study",
         )
 
     def _row(self, case: Case, source: Bench, others: list[Bench]) -> torch.Tensor:

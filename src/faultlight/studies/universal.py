@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float32
@@ -13,10 +13,11 @@ from torch import Tensor
 from faultlight import geometry, losses, rng
 from faultlight.data.images import Images
 from faultlight.errors import InputError
+from faultlight.evaluation.judge import Ruling
 from faultlight.evaluation.oracle import RecordingOracle, piece_rows
 from faultlight.losses import UNTARGETED
 from faultlight.studies._case import Bench, Case, check_class
-from faultlight.studies._words import array, picture, spoken, table
+from faultlight.studies._words import array, picture, spoken, study_result, table
 from faultlight.studies.noise_transfer import shuffled
 from faultlight.threat import Norm, Threat
 from faultlight.views._result import Panel, ViewResult, scale_of
@@ -75,22 +76,18 @@ class Universal:
             "held-out images, its pixels shuffled": (held_out, random),
         }
         rulings = {name: bench.rule(i.x + d, i, case.threat, self.target) for name, (i, d) in tried.items()}
-        rows = [(name, [spoken(int(r.accepted.sum()), len(r.accepted))]) for name, r in rulings.items()]
-        told = rulings["held-out images"]
-        most = told.prediction[told.accepted].mode().values if told.accepted.any() else None
-        words = [
-            f"One perturbation within {case.threat} for all, fitted to {len(known)} {fitting.split} images.",
-            *table("fools", ["share"], rows),
-            *([f"Of the held-out images that it fools most become {int(most)}."] if most is not None else []),
-        ]
-        return ViewResult(
-            name="universal",
-            arrays={"noise": array(noise), "random": array(random), "prediction": array(told.prediction)},
-            words="\n".join(words),
-            panels=tuple(_panels(noise, random, held_out, told.x, told.prediction)),
+        told, split = rulings["held-out images"], fitting.split
+        rates = {name: float(ruling.accepted.double().mean()) for name, ruling in rulings.items()}
+        return study_result(
+            "universal",
+            {"noise": noise, "random": random, "prediction": told.prediction},
+            [
+                f"One perturbation within {case.threat} for all, fitted to {len(known)} {split} images.",
+                *_words(rulings),
+            ],
+            _panels(noise, random, held_out, told.x, told.prediction),
+            {"threat": str(case.threat), "target": self.target, "fit": self.fit, "fooled": rates},
             columns=2,
-            facts=_facts(self, case, {name: float(r.accepted.double().mean()) for name, r in rulings.items()}),
-            kind="study",
         )
 
     def fitted(self, bench: Bench, images: Images, threat: Threat, seed: int) -> Noise:
@@ -141,8 +138,12 @@ def _within(noise: Noise, threat: Threat) -> Noise:
     return noise * geometry.rows((threat.epsilon / length).clamp(max=1).float())
 
 
-def _facts(study: Universal, case: Case, rates: dict[str, float]) -> dict[str, Any]:
-    return {"threat": str(case.threat), "target": study.target, "fit": study.fit, "fooled": rates}
+def _words(rulings: dict[str, Ruling]) -> list[str]:
+    rows = [(name, [spoken(int(ruling.accepted.sum()), len(ruling.accepted))]) for name, ruling in rulings.items()]
+    told = rulings["held-out images"]
+    became = told.prediction[told.accepted]
+    most = [f"Of the held-out images that it fools most become {int(became.mode().values)}."] if len(became) else []
+    return [*table("fools", ["share"], rows), *most]
 
 
 def _panels(noise: Tensor, random: Tensor, images: Images, x: Tensor, prediction: Tensor) -> list[Panel]:

@@ -27,7 +27,7 @@ class Shapes:
 
 
 @pytest.mark.parametrize(
-    ("shape", "rows"), [((1, 8, 8), 128), ((1, 28, 28), 64), ((3, 32, 32), 32), ((3, 224, 224), 32), ((1, 1, 1), 128)]
+    ("shape", "rows"), [((1, 8, 8), 128), ((1, 28, 28), 128), ((3, 32, 32), 64), ((3, 224, 224), 32), ((1, 1, 1), 128)]
 )
 def test_rows_of_a_piece_depend_on_the_shape_alone(shape: tuple[int, ...], rows: int) -> None:
     assert piece_rows(shape, CPU) == rows

@@ -17,7 +17,7 @@ from faultlight.evaluation.ledger import Status, read_ledger
 from faultlight.models.subject import Subject
 
 THREAT = "linf:0.1"
-IMAGES = 16
+IMAGES = 24
 # What each exhibit must be caught by; one of them is enough.
 FLAGS = {
     "saturated": {"zero-gradients", "saturated-logits"},

@@ -35,7 +35,9 @@ ADAPTIVE = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, SMOOTHED, BLACK_BOX)
 NOISE, TRANSFER, DOUBLED = "check-noise", "check-transfer", "check-doubled"
 TRANSFER_ALL, DOUBLED_ALL = "transfer", "doubled"
 
-_SAMPLE = 256
+_SAMPLE, _FEW = 256, 64
+# Points looked at on the way of a single step.
+_HALTS = 8
 # A margin that its gradient promises to change by less than this share of itself, anywhere in the ball, is flat.
 _FLAT = 0.01
 # Gradients at points a hundredth of ε apart that agree no better than this lead nowhere.
@@ -54,7 +56,8 @@ class Symptoms:
         lent: those of them to which the straight-through twin lends a gradient.
         flat: those whose gradient promises no change of the margin anywhere in the ball, though it is not zero.
         tied: those whose largest wrong logits are exactly equal.
-        silent: images (right or wrong) whose logits are all equal: the model abstains.
+        silent: images (right or wrong) whose logits are all equal: the model abstains; and those, among the first 64,
+            for which it does so on the way of a single step to the ball's end.
         unstable: those that random noise of a tenth of ε breaks.
         agreement: the median cosine between gradients at points a hundredth of ε apart; 1 where none was measured.
     """
@@ -111,7 +114,7 @@ def look(scene: Scene, threat: Threat, rows: Sequence[ImageRow]) -> Symptoms:
         lent=_lent(scene, x[useless], y[useless]),
         flat=int((~useless & _is_flat(logits, y, gradient, threat)).sum()),
         tied=int(_is_tied(logits, y).sum()),
-        silent=_silent(scene),
+        silent=_silent(scene, x[:_FEW], gradient[:_FEW], threat),
         unstable=_unstable(scene, x, y, ids, threat),
         agreement=1.0 if scene.judge.draws > 1 else _agreement(scene, x, y, ids, gradient, threat),
     )
@@ -173,12 +176,14 @@ def _doubled(attack: Attack) -> Attack:
 
 def _differentiate(scene: Scene, search: Search, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits and the margin's gradient; the oracle hands out 0 where a gradient is not a number."""
-    model = scene.models[search]
-    oracle = RecordingOracle(
-        model, piece_rows(scene.images.shape, x.device), sampling_of(scene.judge, model, scene.seed)
-    )
-    logits, _, gradient = oracle.differentiate(x, lambda z, part: losses.margin(z, y[part]))
+    logits, _, gradient = _oracle(scene, search).differentiate(x, lambda z, part: losses.margin(z, y[part]))
     return logits, gradient
+
+
+def _oracle(scene: Scene, search: Search) -> RecordingOracle:
+    model = scene.models[search]
+    rows = piece_rows(scene.images.shape, scene.images.x.device)
+    return RecordingOracle(model, rows, sampling_of(scene.judge, model, scene.seed))
 
 
 def _is_zero(gradient: Tensor) -> Tensor:
@@ -206,9 +211,17 @@ def _is_tied(logits: Tensor, y: Tensor) -> Tensor:
     return largest[:, 0] == largest[:, 1]
 
 
-def _silent(scene: Scene) -> int:
-    logits = scene.judge.logits(scene.images.x[:_SAMPLE])
-    return int((logits.amax(1) == logits.amin(1)).sum())
+def _silent(scene: Scene, x: Tensor, gradient: Tensor, threat: Threat) -> int:
+    """Return the images that get equal logits, as they are or on the way to one step's end."""
+    oracle, direction = _oracle(scene, "exact"), geometry.ascent(gradient, threat.norm)
+    silent = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for part in range(1, _HALTS + 1):
+        silent |= _is_silent(oracle.logits((x + part / _HALTS * threat.epsilon * direction).clamp(0, 1)))
+    return int(silent.sum()) + int(_is_silent(oracle.logits(scene.images.x[:_SAMPLE])).sum())
+
+
+def _is_silent(logits: Tensor) -> Tensor:
+    return logits.amax(1) == logits.amin(1)
 
 
 def _beside(x: Tensor, ids: Tensor, threat: Threat, share: float, seed: int) -> Tensor:

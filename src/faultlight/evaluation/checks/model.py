@@ -92,10 +92,8 @@ def abstains(evidence: Evidence) -> Checked:
     silent = evidence.symptoms.silent
     if not silent:
         return Checked("abstains", "no image has equal logits for all classes")
-    text = (
-        f"{silent} images without attack get equal logits for all classes: the model abstains, and an attack that only"
-    )
-    return Checked("abstains", f"{text} makes it abstain does not count as a break", "warning")
+    text = f"{silent} images get equal logits for all classes, as they are or on the way of a single step: the model"
+    return Checked("abstains", f"{text} abstains, and an attack that only makes it abstain is no break", "warning")
 
 
 def unstable_predictions(evidence: Evidence) -> Checked:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -89,8 +90,9 @@ def original(module: nn.Module, images: Images, contest: Contest) -> Attacked:
     """The original's standard version, as its users call it, from a fixed seed."""
     from pyautoattack import AutoAttack
 
+    logging.basicConfig(level=logging.DEBUG, format="%(message)s")  # what each of its parts did, on standard error
     counting, radius = Counting(module), parse_threat(contest.threat).epsilon
-    attack = AutoAttack(counting, norm="Linf", eps=radius, version="standard", seed=0, device="cpu", verbose=True)
+    attack = AutoAttack(counting, norm="Linf", eps=radius, version="standard", seed=0, device="cpu")
     x = attack.run_standard_evaluation(images.x, images.y, batch_size=contest.batch)[0]
     return Attacked(x, counting.forwards, counting.backwards)
 

@@ -60,7 +60,7 @@ _EXACT = (
     ("apgd-ce", APGD(loss="cross-entropy")),
     ("apgd-t", APGD(loss="dlr", targets=9)),
     ("fab-t", FAB(targets=9)),
-    ("square", Square(steps=5000)),
+    ("square", Square(steps=5000, rescaled=False)),
 )
 EXACT_SAMPLE = tuple(f"sample-{name}" for name, _ in _EXACT)
 CANARY = "canary"

@@ -70,7 +70,9 @@ def _sampled() -> tuple[Stage, ...]:
     """AutoAttack's exact protocol on a random sample of what still stands; what breaks one image is tried on all."""
     ahead = [(name, replace(a, lookahead=12) if isinstance(a, Square) else a) for name, a in _EXACT]
     sample = (Stage(f"sample-{name}", a, share=0.005, least=2, sample=True, together=True) for name, a in ahead)
-    return (*sample, *(Stage(f"{name}-all", attack, after=(f"sample-{name}",)) for name, attack in _EXACT))
+    also = {"square": (CANARY,)}
+    all_of_them = (Stage(f"{name}-all", a, after=(f"sample-{name}", *also.get(name, ()))) for name, a in _EXACT)
+    return (*sample, *all_of_them)
 
 
 PLANS: dict[str, tuple[Stage, ...]] = {
@@ -86,7 +88,6 @@ PLANS: dict[str, tuple[Stage, ...]] = {
         Stage("apgd-targeted", APGD(loss="dlr", targets=9), share=0.04, least=5, together=True),
         # No gradient is asked here: a success says that gradients mislead, and all are searched without them.
         Stage(CANARY, Square(steps=50)),
-        Stage("square-all", Square(steps=5000), after=(CANARY,)),
         *_sampled(),
     ),
     "exact": tuple(Stage(name, attack) for name, attack in _EXACT),

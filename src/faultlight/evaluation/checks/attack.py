@@ -5,7 +5,8 @@ from __future__ import annotations
 from faultlight.evaluation.adaptive import SMOOTHED, STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, TRANSFER
 from faultlight.evaluation.checks.evidence import Checked, Evidence, interval
 from faultlight.evaluation.ledger import Outcome
-from faultlight.evaluation.verdict import share
+from faultlight.evaluation.plan import EXACT_SAMPLE
+from faultlight.evaluation.verdict import percent, share
 from faultlight.models.inspect import NOTE_RANDOM
 
 # A few images may stand at a larger ε and not at a smaller one by the luck of the path taken.
@@ -87,6 +88,21 @@ def weak_norm(evidence: Evidence) -> Checked:
     return Checked("weak-norm", text, "warning")
 
 
+def exact_sample(evidence: Evidence) -> Checked:
+    """What AutoAttack's exact protocol does to a random sample of what the plan left standing bounds what it missed."""
+    done = evidence.tried(*EXACT_SAMPLE)
+    if not done.tried:
+        return Checked("exact-sample", "no image was put to AutoAttack's exact protocol", "not run")
+    missed = share(done.broke, done.tried)
+    drawn = f"{done.tried} images drawn at random from those left standing"
+    text = f"AutoAttack's exact protocol broke {done.broke} of {drawn}"
+    if done.broke:
+        return Checked("exact-sample", f"{text}; its part that did was then run on all", "info")
+    return Checked(
+        "exact-sample", f"{text}: with 95 % confidence it breaks at most {percent(missed.high)} of them", "info"
+    )
+
+
 _PROPOSING = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, SMOOTHED, TRANSFER)
 
 CHECKS = (
@@ -97,4 +113,5 @@ CHECKS = (
     faulty_attack,
     claims_refused,
     weak_norm,
+    exact_sample,
 )

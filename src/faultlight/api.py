@@ -153,7 +153,7 @@ def audit(
         images: what it is tested on.
         threat: the ball the attacker may move in, such as "linf:8/255" or "l2:0.5".
         out: the run's folder; it must not hold another run.
-        effort: "quick" or "standard".
+        effort: "quick", "standard", or "exact" (AutoAttack's protocol and nothing else).
         seed: of every random number.
         slots: images in flight at once; 0 chooses. It changes no outcome.
         resume: go on with the run that is in `out`.

@@ -35,7 +35,7 @@ def audit(
     threat: Annotated[
         str | None, typer.Option(help="The ball: linf:8/255, l2:0.5, l0:1.  [default: the data set's usual one]")
     ] = None,
-    effort: Annotated[str, typer.Option(help="quick or standard.")] = "standard",
+    effort: Annotated[str, typer.Option(help="quick, standard, or exact: AutoAttack's own protocol.")] = "standard",
     seed: Annotated[int, typer.Option(help="The seed of every random number.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder.  [default: the next free one under runs/]")

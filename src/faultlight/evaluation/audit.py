@@ -53,7 +53,7 @@ class Settings:
 
     Args:
         threat: the ball the attacker may move in.
-        effort: "quick" or "standard".
+        effort: "quick", "standard" or "exact".
         seed: of every random number.
         slots: jobs in flight at once; 0 chooses; it changes no outcome.
         cross_check: attack certified images all the same.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -22,7 +22,13 @@ Margins = Float64[Tensor, "n classes"]
 
 @runtime_checkable
 class Bound(Protocol):
-    """A frozen dataclass of settings that bounds margins from below."""
+    """A frozen dataclass of settings that bounds margins from below.
+
+    `reach`: a bound that lies so many times farther below 0 than the image's own margin lies above it is so loose that
+    a dearer one is not worth its cost.
+    """
+
+    reach: ClassVar[float]
 
     def margins(self, network: Network, ball: Ball, y: Labels, asked: Asked) -> Margins:
         """Return lower bounds of z_y − z_j over each image's ball where asked, −∞ elsewhere."""

@@ -24,12 +24,9 @@ __all__ = ["CASCADE", "Certificate", "NoCertificate", "certify", "certify_images
 CASCADE: dict[str, Bound] = {
     "interval": Interval(),
     "crown-interval": Crown(hidden="interval"),
-    "crown": Crown(),
-    "alpha-crown": Crown(steps=12),
+    "crown": Crown(steps=12),
 }
 OPEN = -1
-# A bound so many times farther below 0 than the image's own margin is above it: no other bound here mends that.
-_HOPELESS = 1e4
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,6 @@ def certify_images(
         margins[rows] = merged(margins[rows], found)
         proved = (margins[rows] > 0) | ~asked[rows]
         proved_by[rows[proved.all(1)]] = place
-        hopeful = ((margins > -_HOPELESS * clean) | ~asked).all(1)
+        hopeful &= ((margins > -bound.reach * clean) | ~asked).all(1)
     worst = torch.minimum(margins, clean).masked_fill(~asked, torch.inf).amin(1)
     return Certificate(proved_by != OPEN, worst, proved_by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class Crown:
     hidden: str = "crown"
     steps: int = 0
     budget: float = 5.0
+    reach: ClassVar[float] = 25.0
 
     def __post_init__(self) -> None:
         if self.hidden not in ("crown", "interval") or self.steps < 0 or self.budget < 0:

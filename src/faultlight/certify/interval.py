@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from faultlight.certify._ball import Ball
 from faultlight.certify._margins import Asked, Labels, Margins, margins_from
@@ -22,6 +23,8 @@ class Interval:
 
     Departures: the ball is cut off at [0, 1]; ranges are widened for the rounding of float32.
     """
+
+    reach: ClassVar[float] = 1e4
 
     def margins(self, network: Network, ball: Ball, y: Labels, asked: Asked) -> Margins:
         """Return lower bounds of z_y − z_j where asked, (n, classes), in float64; −∞ elsewhere."""

@@ -12,6 +12,7 @@ from faultlight.certify._network import Network
 from faultlight.certify._reading import NoCertificate, read_network
 from faultlight.certify.certificate import CASCADE, OPEN, certify_images
 from faultlight.data.images import Images
+from faultlight.evaluation.judge import ROUNDING
 from faultlight.evaluation.ledger import Finding, ImageRow, Ledger, Proof
 from faultlight.evaluation.verdict import CONTRADICTED
 from faultlight.models.subject import Subject
@@ -79,13 +80,12 @@ def proven(ledger: Ledger) -> frozenset[int]:
 
 
 def contradicted(ledger: Ledger, threat: Threat) -> list[int]:
-    """Return the ids of certified images that an attempt broke within the ball all the same."""
+    """Return the ids of certified images that any attempt broke within the ball all the same."""
     covered = proven(ledger)
-    if not covered:
-        return []
-    balls = {text: parse_threat(text) for text in {attempt.threat for attempt in ledger.attempts()}}
-    inside = {text for text, ball in balls.items() if ball.norm == threat.norm and ball.epsilon <= threat.epsilon}
-    return sorted({a.id for a in ledger.attempts() if a.broke and a.id in covered and a.threat in inside})
+    broke = [attempt for attempt in ledger.attempts() if attempt.broke and attempt.id in covered]
+    same = {text for text in {attempt.threat for attempt in broke} if parse_threat(text).norm == threat.norm}
+    near = threat.epsilon * (1 + ROUNDING)
+    return sorted({a.id for a in broke if a.threat in same and a.distance is not None and a.distance <= near})
 
 
 def findings(ledger: Ledger, threat: Threat) -> list[Finding]:

@@ -25,7 +25,7 @@ norms = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @cases.spreads
 def test_on_linear_classifiers_it_finds_the_nearest_twin(norm: str, classes: int, spread: float) -> None:
     net, images = cases.linear_case(classes, spread)
-    attack = FAB(steps=6, eta=1.005)
+    attack = FAB(steps=15, eta=1.005)
     assert cases.found(net, images, attack, norm) == pytest.approx(cases.closed_form(net, images, norm), rel=0.01)
 
 

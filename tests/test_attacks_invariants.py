@@ -18,6 +18,7 @@ from faultlight import settings
 from faultlight.api import AttackResult
 from faultlight.attacks._contract import is_minimal, norms
 from faultlight.catalogue import Entry, catalogue
+from faultlight.errors import InputError
 from faultlight.evaluation.judge import ROUNDING
 from faultlight.evaluation.ledger import Outcome
 from faultlight.evaluation.oracle import RecordingOracle
@@ -28,7 +29,7 @@ ENTRIES = catalogue("attacks")
 THREATS = {"linf": "linf:0.03", "l2": "l2:0.15", "l1": "l1:0.6", "l0": "l0:1"}
 CLASSES = (2, 3, 10)
 WRONG = 4  # the row whose label is not what the model says
-LARGEST = (8, 4, 3, 2)  # what steps, populations and the like are cut down to: the first that makes few steps of them
+LARGEST = (6, 4, 3, 2)  # what steps, populations and the like are cut down to: the first that makes few steps of them
 
 CASES = [
     (entry, threat) for entry in ENTRIES.values() for norm, threat in THREATS.items() if norm in norms(entry.load())
@@ -68,14 +69,17 @@ def baseline(name: str, classes: int, threat: str) -> AttackResult:
 @cache
 def brief(entry: Entry) -> Any:
     """The attack with its defaults, but whole numbers no larger than they need be: what holds of few holds of many."""
-    tried = (_with_at_most(entry, largest) for largest in LARGEST)
-    return next((attack for attack in tried if attack.steps <= LARGEST[0]), _with_at_most(entry, LARGEST[0]))
+    allowed = [attack for largest in LARGEST if (attack := _with_at_most(entry, largest))]
+    return next((attack for attack in allowed if attack.steps <= LARGEST[0]), allowed[0])
 
 
 def _with_at_most(entry: Entry, largest: int) -> Any:
     defaults = {field.name: getattr(entry.load()(), field.name) for field in entry.fields}
     large = [name for name, value in defaults.items() if isinstance(value, int) and value > largest]
-    return entry.load()(**dict.fromkeys(large, largest))
+    try:
+        return entry.load()(**dict.fromkeys(large, largest))
+    except InputError:  # too small for it, or at odds with another setting
+        return None
 
 
 def own_threat(entry: Entry) -> str:

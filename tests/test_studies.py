@@ -132,6 +132,14 @@ def test_a_universal_perturbation_can_aim_at_a_class() -> None:
     assert set(Universal(fit=60, target=2)(posed).arrays["prediction"].tolist()) == {2}
 
 
+def test_a_few_steps_reach_the_radius_too() -> None:
+    net = toys.linear(2)
+    images = toys.images(net, 2, n=20, spread=0.1)
+    images = images.take(images.y == 0)
+    noise = Universal(fit=20, epochs=2)(case(net, images, "linf:0.1", fitting=images)).arrays["noise"]
+    assert np.abs(noise) == pytest.approx(0.1)
+
+
 def test_the_limit_on_the_loss_leaves_out_what_is_won() -> None:
     """Where every loss is above β there is no gradient, and the perturbation stays zero."""
     net = toys.linear(2)

@@ -39,7 +39,7 @@ class Universal:
         fit: images of the training split that it is fitted to.
         epochs: passes over them.
         batch: images a step.
-        step_size: α at first, in units of ε.
+        step_size: α at first, in units of ε; at least 4 / the number of steps, so that they can cross the ball.
         clip: β; without a limit a few images would draw all of the gradient.
         target: the class that all shall be seen as; −1 is any other.
     """
@@ -95,9 +95,10 @@ class Universal:
         oracle = RecordingOracle(bench.subject, piece_rows(images.shape, images.x.device))
         noise = torch.zeros_like(images.x[:1])
         batches = list(self._batches(images, seed))
+        first = max(self.step_size, 4 / len(batches))  # the steps together cross the ball
         for done, rows in enumerate(batches):
             gradient = self._gradient(oracle, images.take(rows), noise)
-            length = self.step_size * (1 - done / len(batches)) * threat.epsilon
+            length = first * (1 - done / len(batches)) * threat.epsilon
             noise = _within(noise + length * geometry.ascent(gradient, threat.norm), threat)
         return noise
 

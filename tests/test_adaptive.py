@@ -16,7 +16,7 @@ from faultlight.evaluation import adaptive
 from faultlight.evaluation.adaptive import Symptoms, adaptive_stages, cross_checks
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import create_ledger, read_ledger
-from faultlight.evaluation.plan import Stage, plan
+from faultlight.evaluation.plan import CANARY, Stage, plan
 from faultlight.evaluation.probing import Scene, first_look
 from faultlight.models.inspect import check_subject
 from faultlight.models.subject import Subject
@@ -171,3 +171,16 @@ def test_what_breaks_a_sample_is_tried_on_all(tmp_path: Path, monkeypatch: pytes
     assert ledger.attempts("transfer")
     assert "transfer-stronger" in {finding.check for finding in run.verdict.findings}
     assert run.verdict.status == "doubtful"
+
+
+def test_a_plan_is_extended_by_what_symptoms_ask_for() -> None:
+    """The search by queries stands for the canary; AutoAttack's protocol stays as it is."""
+    threat, masked = parse_threat("linf:0.1"), Symptoms(50, useless=50)
+    healthy = [
+        stage.name for stage in adaptive.extended(plan("standard"), Symptoms(50), MODELS, threat, "standard", 40)
+    ]
+    assert healthy[: len(plan("standard"))] == [stage.name for stage in plan("standard")]
+    found = [stage.name for stage in adaptive.extended(plan("standard"), masked, MODELS, threat, "standard", 40)]
+    assert "black-box" in found
+    assert CANARY not in found
+    assert adaptive.extended(plan("exact"), masked, MODELS, threat, "exact", 40) == plan("exact")

@@ -22,7 +22,7 @@ from faultlight.attacks.square import Square
 from faultlight.attacks.uniform_noise import UniformNoise
 from faultlight.evaluation.ledger import ImageRow
 from faultlight.evaluation.oracle import Model, RecordingOracle, piece_rows
-from faultlight.evaluation.plan import Search, Stage
+from faultlight.evaluation.plan import CANARY, Search, Stage
 from faultlight.evaluation.probing import Scene, sampling_of
 from faultlight.models.straight_through import StraightThrough
 from faultlight.models.subject import Subject
@@ -118,6 +118,27 @@ def look(scene: Scene, threat: Threat, rows: Sequence[ImageRow]) -> Symptoms:
         unstable=_unstable(scene, x, y, ids, threat),
         agreement=1.0 if scene.judge.draws > 1 else _agreement(scene, x, y, ids, gradient, threat),
     )
+
+
+def extended(
+    plan: tuple[Stage, ...],
+    symptoms: Symptoms,
+    models: dict[Search, Model],
+    threat: Threat,
+    effort: str,
+    standing: int,
+) -> tuple[Stage, ...]:
+    """Return a plan with the stages that symptoms ask for, and the cross-checks of all of them.
+
+    AutoAttack's protocol stays as it is, so that its figures can be compared. Where a search by queries alone is added,
+    it stands for the canary, which asks far fewer.
+    """
+    if effort == "exact":
+        return plan
+    further = adaptive_stages(symptoms, models, threat, effort)
+    if any(stage.name == BLACK_BOX for stage in further):
+        plan = tuple(stage for stage in plan if stage.name != CANARY)
+    return (*plan, *further, *cross_checks((*plan, *further), models, standing))
 
 
 def adaptive_stages(symptoms: Symptoms, models: dict[Search, Model], threat: Threat, effort: str) -> tuple[Stage, ...]:

@@ -131,9 +131,8 @@ def _run(
     models = adaptive.further_models(subject, models, images.x)
     scene = Scene(subject, images, models, judge, ledger, ranking, settings.seed, slots, quiet)
     symptoms = adaptive.look(scene, settings.threat, rows)
-    if settings.effort != "exact":  # AutoAttack's protocol and nothing else, so that its figures can be compared
-        stages += adaptive.adaptive_stages(symptoms, models, settings.threat, settings.effort)
-        stages += adaptive.cross_checks(stages, models, sum(row.status == Status.STANDING for row in rows))
+    standing = sum(row.status == Status.STANDING for row in rows)
+    stages = adaptive.extended(stages, symptoms, models, settings.threat, settings.effort, standing)
     conclude = partial(_conclude, scene, settings, stages, notes, symptoms, out, began)
     try:
         certificates.certify_audited(subject, images, settings.threat, settings.effort, ledger, quiet)

@@ -175,12 +175,10 @@ def test_what_breaks_a_sample_is_tried_on_all(tmp_path: Path, monkeypatch: pytes
 
 def test_a_plan_is_extended_by_what_symptoms_ask_for() -> None:
     """The search by queries stands for the canary; AutoAttack's protocol stays as it is."""
-    threat, masked = parse_threat("linf:0.1"), Symptoms(50, useless=50)
-    healthy = [
-        stage.name for stage in adaptive.extended(plan("standard"), Symptoms(50), MODELS, threat, "standard", 40)
-    ]
-    assert healthy[: len(plan("standard"))] == [stage.name for stage in plan("standard")]
-    found = [stage.name for stage in adaptive.extended(plan("standard"), masked, MODELS, threat, "standard", 40)]
+    threat, masked, standard = parse_threat("linf:0.1"), Symptoms(50, useless=50), plan("standard")
+    healthy = adaptive.extended(standard, Symptoms(50), MODELS, threat, "standard", 40)
+    assert healthy[: len(standard)] == standard
+    found = [stage.name for stage in adaptive.extended(standard, masked, MODELS, threat, "standard", 40)]
     assert "black-box" in found
     assert CANARY not in found
     assert adaptive.extended(plan("exact"), masked, MODELS, threat, "exact", 40) == plan("exact")

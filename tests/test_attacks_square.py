@@ -119,13 +119,25 @@ def test_norm_is_moved_from_one_square_to_another() -> None:
     """No pixel is at the box here, so each colour keeps its norm, all the norm is used and most pixels stay."""
     before, after = proposals("l2:0.5", 102)
     for delta in (before, after):
-        assert delta.flatten(1).norm(dim=1).numpy() == pytest.approx([0.5] * len(delta), rel=1e-5)
+        assert delta.flatten(1).norm(dim=1).numpy() == pytest.approx([0.5] * len(delta), rel=2e-5)
     assert torch.allclose(before.flatten(2).norm(dim=2), after.flatten(2).norm(dim=2), rtol=1e-4)
     changed = ((before - after).abs() > 1e-6).any(1).flatten(1).sum(1)
     assert int(changed.max()) <= 2 * 25
     emptied = ((after == 0) & (before != 0)).all(1).flatten(1).sum(1)
     assert int(emptied.max()) == 25
     assert int(emptied.min()) < 25, "the two windows may overlap, and the first counts"
+
+
+@pytest.mark.parametrize("epsilon", [1e-4, 0.01, 0.5, 20.0])
+def test_in_l2_it_never_leaves_the_ball(epsilon: float) -> None:
+    """In float64, where float32 would round outwards as often as not."""
+    subject, images = scene((3, 40, 40), n=8, spread=0.5)
+    points = toys.trace(Square(steps=6), toys.problem(subject, images, f"l2:{epsilon}")).points
+    for point in points:
+        distance = (point.double() - images.x.double()).flatten(1).norm(dim=1)
+        assert float(distance.max()) <= epsilon
+        assert float(point.min()) >= 0
+        assert float(point.max()) <= 1
 
 
 class MiddlePixel(nn.Module):

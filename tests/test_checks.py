@@ -146,7 +146,7 @@ FAULTS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         {"attempts": [replace(BROKE, claims_refused=1)] * 6},
     ),
     ("weak-norm", "warning", {"norm": "l1"}, {"norm": "l2"}),
-    ("weak-norm", "warning", {"norm": "l0"}, {"norm": "linf"}),
+    ("weak-norm", "warning", {"norm": "l1"}, {"norm": "l0"}),
     ("data", "info", {"data_notes": ("2 files were skipped",)}, {"data_notes": ()}),
 ]
 

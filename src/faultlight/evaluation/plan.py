@@ -7,9 +7,11 @@ from typing import Literal
 
 from faultlight.attacks._contract import Attack, norms
 from faultlight.attacks.apgd import APGD
+from faultlight.attacks.corner_beam import CornerBeam
 from faultlight.attacks.fab import FAB
 from faultlight.attacks.fgsm import FGSM
 from faultlight.attacks.pgd import PGD
+from faultlight.attacks.sigma_zero import SigmaZero
 from faultlight.attacks.square import Square
 from faultlight.errors import InputError, nearest
 from faultlight.threat import Norm
@@ -86,6 +88,10 @@ PLANS: dict[str, tuple[Stage, ...]] = {
         Stage("apgd", APGD(), share=0.25, least=10),
         Stage("pgd-long", _LONG, share=0.15, least=10, ranked_by="pgd-targeted", together=True),
         Stage("apgd-targeted", APGD(loss="dlr", targets=9), share=0.04, least=5, together=True),
+        # Few pixels: the most promising corners first, then the descent that finds how few will do.
+        Stage("corner-beam", CornerBeam()),
+        Stage("sigma-zero", SigmaZero()),
+        Stage("corner-beam-long", CornerBeam(steps=60), share=0.25, least=10),
         # No gradient is asked here: a success says that gradients mislead, and all are searched without them.
         Stage(CANARY, Square(steps=50)),
         *_sampled(),

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import certify_nets as nets
+from faultlight.certify._calls import NoCertificate
 from faultlight.certify._operations import Affine
-from faultlight.certify._reading import NoCertificate, read_network
+from faultlight.certify._reading import read_network
 from faultlight.certify._window import Window
 from faultlight.models import zoo
 from faultlight.models.subject import Normalised

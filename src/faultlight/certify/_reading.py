@@ -19,30 +19,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Tracer
 from torch.fx import Node as Call
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional
 
+from faultlight.certify._calls import NoCertificate, Value, of_function, of_module
 from faultlight.certify._network import Network, Node
-from faultlight.certify._operations import (
-    Average,
-    Convolution,
-    Linear,
-    MaxPool,
-    Operation,
-    Pixels,
-    Rectifier,
-    Reshape,
-    Scale,
-    Sum,
-)
-from faultlight.errors import InputError
+from faultlight.certify._operations import Operation, Pixels, Reshape
 
 # How far the network as read may be from the model, as a share of the largest logit: float32 in another order.
 _AGREES = 1e-4
 _SAMPLE = 4
-
-
-class NoCertificate(InputError):
-    """There is no certificate for this model, and the text says why."""
 
 
 def read_network(module: nn.Module, shape: tuple[int, int, int], check: bool = True) -> Network:
@@ -117,14 +101,6 @@ def _compare(network: Network, module: nn.Module, sample: Tensor) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Value:
-    """What stands for a tensor that depends on the pixels: the place that computes it."""
-
-    place: int
-    shape: tuple[int, ...]
-
-
 @dataclass
 class _Reader:
     """Goes through the calls of a traced module and lists what they compute."""
@@ -132,7 +108,7 @@ class _Reader:
     traced: GraphModule
     nodes: list[Node] = field(default_factory=list)
     values: dict[Call, Any] = field(default_factory=dict)
-    output: _Value | None = None
+    output: Value | None = None
 
     def read(self, call: Call) -> None:
         """Read one call."""
@@ -149,7 +125,7 @@ class _Reader:
 
     def network(self) -> Network:
         """Return what was read, without what the logits do not depend on."""
-        if not isinstance(self.output, _Value) or len(self.output.shape) != 1:
+        if not isinstance(self.output, Value) or len(self.output.shape) != 1:
             raise NoCertificate("no certificate: the model does not give one row of logits an image")
         needed = _needed(self.nodes, self.output.place)
         moved = {old: new for new, old in enumerate(needed)}
@@ -160,21 +136,21 @@ class _Reader:
         args: Any = torch.fx.node.map_arg(call.args, self._of)
         kwargs: Any = torch.fx.node.map_arg(call.kwargs, self._of)
         if call.op == "call_module":
-            found = _of_module(self.traced.get_submodule(str(call.target)), args[0])
+            found = of_module(self.traced.get_submodule(str(call.target)), args[0])
         else:
-            found = _of_function(call.target, args, kwargs)
+            found = of_function(call.target, args, kwargs)
         if not isinstance(found, tuple):
             return found
         operation, inputs = found
         return self._add(call, operation, tuple(value.place for value in inputs), shape)
 
-    def _add(self, call: Call, operation: Operation, inputs: tuple[int, ...], shape: tuple[int, ...]) -> _Value:
+    def _add(self, call: Call, operation: Operation, inputs: tuple[int, ...], shape: tuple[int, ...]) -> Value:
         if shape[0] != _SAMPLE:
             raise NoCertificate(f"no certificate: {call.name} mixes the images of a batch")
         if isinstance(operation, Reshape):
             operation = Reshape(operation.before, shape[1:])
         self.nodes.append(Node(call.name, operation, inputs, shape[1:]))
-        return _Value(len(self.nodes) - 1, shape[1:])
+        return Value(len(self.nodes) - 1, shape[1:])
 
     def _of(self, call: Any) -> Any:
         return self.values.get(call) if isinstance(call, Call) else call
@@ -188,227 +164,3 @@ def _needed(nodes: list[Node], last: int) -> list[int]:
             found.add(here)
             waiting.extend(nodes[here].inputs)
     return sorted(found)
-
-
-# What a call is read as: an operation and what it is applied to, or a value that was there already.
-_Read = tuple[Operation, tuple[_Value, ...]] | _Value
-
-
-def _of_module(module: nn.Module, x: _Value) -> _Read:
-    reader = _MODULES.get(type(module))
-    if reader is None:
-        raise NoCertificate(f"no certificate: there is no bound for {type(module).__name__}")
-    return reader(module, x)
-
-
-def _of_function(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-    if not any(isinstance(value, _Value) for value in args):  # between constants: no bound is needed
-        return _constant(target, name, args, kwargs)
-    reader = _FUNCTIONS.get(name.rstrip("_") if not name.startswith("_") else name)
-    if reader is None:
-        raise NoCertificate(f"no certificate: there is no bound for {name}")
-    try:
-        return reader(*args, **kwargs)
-    except TypeError as error:
-        raise NoCertificate(f"no certificate: this use of {name} is not known ({error})") from error
-
-
-def _constant(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if any(value is None for value in args):
-        raise NoCertificate(f"no certificate: {name} is used on what is not known when the model is read")
-    return getattr(args[0], target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
-
-
-def _convolution(x: _Value, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-                 groups: int = 1) -> _Read:  # fmt: skip
-    spread, reach = _pair(dilation), tuple(weight.shape[2:])
-    margin = _same(reach, spread) if padding == "same" else _pair(0) if padding == "valid" else _pair(padding)
-    return Convolution(weight, bias, _pair(stride), margin, spread, groups, x.shape), (x,)
-
-
-def _same(reach: tuple[int, ...], dilation: tuple[int, int]) -> tuple[int, int]:
-    extra = [d * (k - 1) for k, d in zip(reach, dilation, strict=True)]
-    if any(e % 2 for e in extra):
-        raise NoCertificate("no certificate: a convolution pads its two sides differently")
-    return extra[0] // 2, extra[1] // 2
-
-
-def _of_convolution(module: nn.Conv2d, x: _Value) -> _Read:
-    if module.padding_mode != "zeros":
-        raise NoCertificate(f"no certificate: there is no bound for a convolution padded by {module.padding_mode!r}")
-    sizes = (module.stride, module.padding, module.dilation, module.groups)
-    return _convolution(x, module.weight, module.bias, *sizes)
-
-
-def _linear(x: _Value, weight: Tensor, bias: Any = None) -> _Read:
-    return Linear(weight, bias, (*x.shape[:-1], len(weight))), (x,)
-
-
-def _of_batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, x: _Value) -> _Read:
-    if module.running_mean is None or module.running_var is None:
-        raise NoCertificate("no certificate: a batch norm without running statistics mixes the images of a batch")
-    factor = (module.running_var + module.eps).rsqrt()
-    factor = factor if module.weight is None else factor * module.weight
-    moved = module.running_mean * factor
-    bias = torch.zeros_like(moved) if module.bias is None else module.bias
-    channels = (-1, *(1,) * (len(x.shape) - 1))
-    parts = (factor, bias - moved, bias.abs() + moved.abs())
-    factor, shift, size = (part.view(channels) for part in parts)
-    return Scale(factor, shift, size), (x,)
-
-
-def _average(x: _Value, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-             count_include_pad: bool = True, divisor_override: Any = None) -> _Read:  # fmt: skip
-    function = partial(
-        functional.avg_pool2d,
-        kernel_size=_pair(kernel_size),
-        stride=_pair(stride or kernel_size),
-        padding=_pair(padding),
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-        divisor_override=divisor_override,
-    )
-    return Average(function, x.shape, torch.Size(_pair(kernel_size)).numel()), (x,)
-
-
-def _of_average(module: nn.AvgPool2d, x: _Value) -> _Read:
-    padded = (module.ceil_mode, module.count_include_pad, module.divisor_override)
-    return _average(x, module.kernel_size, module.stride, module.padding, *padded)
-
-
-def _adaptive(x: _Value, output_size: Any) -> _Read:
-    function = partial(functional.adaptive_avg_pool2d, output_size=output_size)
-    return Average(function, x.shape, torch.Size(x.shape[1:]).numel()), (x,)
-
-
-def _mean(x: _Value, dim: Any, keepdim: bool = False) -> _Read:
-    axes = {axis % (len(x.shape) + 1) for axis in (dim if isinstance(dim, tuple | list) else (dim,))}
-    if 0 in axes:
-        raise NoCertificate("no certificate: a mean over the images of a batch")
-    function = partial(torch.mean, dim=tuple(sorted(axes)), keepdim=keepdim)
-    return Average(function, x.shape, torch.Size(x.shape).numel()), (x,)
-
-
-def _max_pool(x: _Value, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-              ceil_mode: bool = False, return_indices: bool = False) -> _Read:  # fmt: skip
-    if ceil_mode or return_indices:
-        raise NoCertificate("no certificate: there is no bound for a max-pooling with ceil_mode or return_indices")
-    return MaxPool(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation)), (x,)
-
-
-def _of_max_pool(module: nn.MaxPool2d, x: _Value) -> _Read:
-    sizes = (module.kernel_size, module.stride, module.padding, module.dilation)
-    return _max_pool(x, *sizes, module.ceil_mode, module.return_indices)
-
-
-def _rectifier(x: _Value, inplace: bool = False) -> _Read:  # noqa: ARG001 — as it is called
-    return Rectifier(), (x,)
-
-
-def _leaky(x: _Value, negative_slope: float = 0.01, inplace: bool = False) -> _Read:  # noqa: ARG001
-    if not 0 <= negative_slope < 1:
-        raise NoCertificate(f"no certificate: there is no bound for a leaky ReLU of slope {negative_slope}")
-    return Rectifier(float(negative_slope)), (x,)
-
-
-def _reshape(x: _Value, *_: Any, **__: Any) -> _Read:
-    return Reshape(x.shape, ()), (x,)  # the shape it gives is filled in from what it gave
-
-
-def _same_value(x: _Value, *_: Any, **__: Any) -> _Read:
-    return x
-
-
-def _dropout(x: _Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> _Read:  # noqa: ARG001
-    if training:
-        raise NoCertificate("no certificate: a dropout that is on is no function of the image")
-    return x
-
-
-def _add(first: Any, second: Any, alpha: Any = 1) -> _Read:
-    return _combined(first, second, alpha)
-
-
-def _subtract(first: Any, second: Any, alpha: Any = 1) -> _Read:
-    return _combined(first, second, -alpha)
-
-
-def _combined(first: Any, second: Any, sign: Any) -> _Read:
-    if isinstance(first, _Value) and isinstance(second, _Value):
-        if first.shape != second.shape or abs(sign) != 1:
-            raise NoCertificate("no certificate: there is no bound for a sum of values of different shapes or weights")
-        return Sum(int(sign)), (first, second)
-    if isinstance(first, _Value):
-        shift = _number(second, first) * sign
-        return Scale(torch.ones_like(shift), shift, shift.abs()), (first,)
-    shift = _number(first, second)
-    return Scale(torch.full_like(shift, float(sign)), shift, shift.abs()), (second,)
-
-
-def _multiply(first: Any, second: Any) -> _Read:
-    if isinstance(first, _Value) and isinstance(second, _Value):
-        raise NoCertificate("no certificate: there is no bound for a product of two values")
-    x, factor = (first, second) if isinstance(first, _Value) else (second, first)
-    factor = _number(factor, x)
-    return Scale(factor, torch.zeros_like(factor), torch.zeros_like(factor)), (x,)
-
-
-def _divide(first: Any, second: Any) -> _Read:
-    if isinstance(second, _Value):
-        raise NoCertificate("no certificate: there is no bound for a division by a value")
-    return _multiply(first, 1 / _number(second, first))
-
-
-def _negate(x: _Value) -> _Read:
-    return _multiply(x, -1.0)
-
-
-def _number(value: Any, x: _Value) -> Tensor:
-    """Return a constant in a shape that broadcasts to x without its rows."""
-    constant = value if isinstance(value, Tensor) else torch.tensor(float(value))
-    if constant.ndim > len(x.shape):
-        if constant.shape[0] != 1:
-            raise NoCertificate("no certificate: a constant has a row for each image of a batch")
-        constant = constant[0]
-    return constant
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = value if isinstance(value, tuple | list) else (value, value)
-    return int(first), int(second)
-
-
-_MODULES: dict[type[nn.Module], Callable[[Any, _Value], _Read]] = {
-    nn.Conv2d: _of_convolution,
-    nn.Linear: lambda module, x: _linear(x, module.weight, module.bias),
-    nn.BatchNorm1d: _of_batch_norm,
-    nn.BatchNorm2d: _of_batch_norm,
-    nn.AvgPool2d: _of_average,
-    nn.AdaptiveAvgPool2d: lambda module, x: _adaptive(x, module.output_size),
-    nn.MaxPool2d: _of_max_pool,
-    nn.ReLU: lambda _, x: _rectifier(x),
-    nn.LeakyReLU: lambda module, x: _leaky(x, module.negative_slope),
-    nn.Flatten: lambda _, x: _reshape(x),
-    nn.Unflatten: lambda _, x: _reshape(x),
-    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d), lambda _, x: x),
-}
-
-_FUNCTIONS: dict[str, Callable[..., _Read]] = {
-    **dict.fromkeys(("conv2d",), _convolution),
-    **dict.fromkeys(("linear",), _linear),
-    **dict.fromkeys(("avg_pool2d",), _average),
-    **dict.fromkeys(("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive),
-    **dict.fromkeys(("mean",), _mean),
-    **dict.fromkeys(("max_pool2d", "boolean_dispatch"), _max_pool),
-    **dict.fromkeys(("relu",), _rectifier),
-    **dict.fromkeys(("leaky_relu",), _leaky),
-    **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten"), _reshape),
-    **dict.fromkeys(("contiguous", "float", "clone", "to"), _same_value),
-    **dict.fromkeys(("dropout", "dropout2d"), _dropout),
-    **dict.fromkeys(("add", "iadd"), _add),
-    **dict.fromkeys(("sub", "isub", "subtract"), _subtract),
-    **dict.fromkeys(("mul", "imul", "multiply"), _multiply),
-    **dict.fromkeys(("truediv", "itruediv", "div", "divide"), _divide),
-    **dict.fromkeys(("neg",), _negate),
-}

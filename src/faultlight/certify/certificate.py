@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from faultlight.certify._ball import ball
+from faultlight.certify._calls import NoCertificate
 from faultlight.certify._margins import Bound, clean_margins, every_other_class, merged
 from faultlight.certify._network import Network
-from faultlight.certify._reading import NoCertificate, read_network
+from faultlight.certify._reading import read_network
 from faultlight.certify.crown import Crown
 from faultlight.certify.interval import Interval
 from faultlight.models.subject import Subject

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from faultlight.certify._calls import NoCertificate
 from faultlight.certify._network import Network
-from faultlight.certify._reading import NoCertificate, read_network
+from faultlight.certify._reading import read_network
 from faultlight.certify.certificate import CASCADE, OPEN, certify_images
 from faultlight.data.images import Images
 from faultlight.evaluation.judge import ROUNDING

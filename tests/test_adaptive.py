@@ -59,7 +59,8 @@ def test_cross_checks_take_a_small_sample_and_pass_successes_on() -> None:
     assert [stage.name for stage in stages] == ["check-noise", "check-transfer", "transfer", "check-doubled", "doubled"]
     sampled = [stage for stage in stages if not stage.after]
     assert {stage.share * 4000 for stage in sampled} == {100}
-    assert {stage.after: stage.share for stage in stages if stage.after} == {"check-transfer": 1, "check-doubled": 1}
+    after = {stage.after: stage.share for stage in stages if stage.after}
+    assert after == {("check-transfer",): 1, ("check-doubled",): 1}
 
 
 def test_what_is_doubled_is_the_longest_attack_on_all_images() -> None:

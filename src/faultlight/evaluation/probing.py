@@ -147,6 +147,7 @@ def probe_images(
     search: Search,
     audited: bool,
     together: bool = False,
+    nearest: bool = False,
 ) -> None:
     """Run an attack on the given rows of the scene, skipping what the ledger holds already.
 
@@ -159,11 +160,12 @@ def probe_images(
         search: which of the scene's models to search on.
         audited: whether breaks count for the verdict.
         together: run all jobs of an image side by side.
+        nearest: go on after a break, for the nearest twin.
     """
-    probe = replace(probe_of(scene, name, attack, threat, search), together=together)
+    probe = replace(probe_of(scene, name, attack, threat, search), together=together, nearest=nearest)
     probe = replace(probe, rows=_piece(scene, probe, len(rows)))
     held = [attempt for attempt in scene.ledger.attempts(name) if attempt.threat == str(threat)]
-    jobs_done = _jobs_done(held)
+    jobs_done = _jobs_done(held, nearest)
     for group in _groups(scene, rows):
         engine = Engine(probe, _work(scene, group, jobs_done), scene.judge, scene.slots)
         _record(scene, engine, f"{name} at {threat}", len(held), audited)
@@ -245,11 +247,11 @@ def _work(scene: Scene, rows: Sequence[int], jobs_done: Callable[[int], int]) ->
     )
 
 
-def _jobs_done(held: Sequence[Attempt]) -> Callable[[int], int]:
-    """Return how many jobs of an image are settled; all of them once one broke it."""
+def _jobs_done(held: Sequence[Attempt], nearest: bool) -> Callable[[int], int]:
+    """Return how many jobs of an image are settled; all of them once one broke it, unless the nearest is sought."""
     count: dict[int, int] = {}
     for attempt in held:
-        count[attempt.id] = count.get(attempt.id, 0) + (1 << 30 if attempt.broke else 1)
+        count[attempt.id] = count.get(attempt.id, 0) + (1 << 30 if attempt.broke and not nearest else 1)
     return lambda image: count.get(image, 0)
 
 

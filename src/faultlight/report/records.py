@@ -93,6 +93,29 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Distances:
+    """How far the nearest known twins lie, and the accuracy that this implies at every ε.
+
+    Args:
+        probe: the search for the nearest twins; the twins of every other probe count too.
+        n: images, those without a known twin included.
+        median: None where more than half of the images have no known twin.
+        quantiles: by percent, "5" … "95".
+        values: the distances that are known, in ascending order.
+        accuracy: the share of images whose nearest twin is farther, for each of the values.
+        found_by: how many nearest twins each probe found.
+    """
+
+    probe: str
+    n: int
+    median: FiniteFloat | None
+    quantiles: dict[str, FiniteFloat | None]
+    values: list[FiniteFloat]
+    accuracy: list[FiniteFloat]
+    found_by: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Curve:
     """`records/curve.json`."""
 
@@ -101,6 +124,7 @@ class Curve:
     probe: str
     points: list[Point]
     audit_epsilon: FiniteFloat
+    distances: Distances | None = None
 
 
 @dataclass(frozen=True)

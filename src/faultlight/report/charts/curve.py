@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from faultlight.report.charts.common import Spec, dashed_rule, figure, norm_name, radius_text, word
-from faultlight.report.records import Curve, Rate, Verdict
+from faultlight.report.records import Curve, Distances, Rate, Verdict
 
 # Beyond this ratio of the largest ε to the smallest, a linear axis would press the small ones into one line.
 _WIDE = 60
@@ -16,10 +16,13 @@ _SHARE: Spec = {
 
 
 def curve_chart(curve: Curve, verdict: Verdict) -> Spec:
-    """Return the curve with its 95 % band, the audited ε marked, and the whole audit's figure beside it."""
+    """Return the curve with its 95 % band, the nearest twins' steps, the audited ε marked, and the audit's figure."""
     asked = verdict.threat.partition(":")[2]
     texts = [radius_text(point.epsilon, asked) for point in curve.points]
     points = [vars(point) | {"text": text} for point, text in zip(curve.points, texts, strict=True)]
+    steps = (
+        [_steps(curve.distances, curve.points[0].value, curve.points[-1].epsilon)] if curve.distances and points else []
+    )
     whole = [_whole(verdict.attacked, curve.audit_epsilon, verdict.n)] if verdict.attacked else []
     return {
         "description": f"Accuracy against epsilon at {len(points)} radii.",
@@ -31,7 +34,7 @@ def curve_chart(curve: Curve, verdict: Verdict) -> Spec:
         ],
         "data": {"values": points},
         "encoding": {"x": _axis(curve)},
-        "layer": [_band(), _line(), _audited(curve, asked), *whole],
+        "layer": [_band(), _line(), _audited(curve, asked), *whole, *steps],
     }
 
 
@@ -66,6 +69,15 @@ def _line() -> Spec:
     ends = [figure("value", "accuracy", ".2%"), figure("low", "from", ".2%"), figure("high", "to", ".2%")]
     tooltip = [word("text", "ε"), *ends, figure("standing", "standing"), figure("n", "of")]
     return {"mark": mark, "encoding": {"y": {**_SHARE, "field": "value"}, "tooltip": tooltip}}
+
+
+def _steps(distances: Distances, clean: float, largest: float) -> Spec:
+    """Return the accuracy that the nearest known twins imply: it falls by one image at each of their distances."""
+    known = [(0.0, clean), *zip(distances.values, distances.accuracy, strict=True)]
+    shown = [pair for pair in known if pair[0] <= largest]
+    values = [{"epsilon": epsilon, "value": value} for epsilon, value in [*shown, (largest, shown[-1][1])]]
+    mark = {"type": "line", "interpolate": "step-after", "color": "var(--ink-2)", "strokeWidth": 1.5}
+    return {"data": {"values": values}, "mark": mark, "encoding": {"y": {**_SHARE, "field": "value"}}}
 
 
 def _audited(curve: Curve, asked: str) -> Spec:

@@ -1,0 +1,100 @@
+"""Nearest twins of the curve's sample: what is recorded of them, and that a kill in between changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import faultlight as fl
+import runs
+from faultlight.evaluation import curve
+from faultlight.evaluation.ledger import Attempt, ImageRow, Outcome, Status, read_ledger
+from faultlight.evaluation.probing import _jobs_done
+
+
+def image(number: int, right: bool = True, finite: bool = True) -> ImageRow:
+    status = Status.STANDING if right else Status.MISCLASSIFIED
+    return ImageRow(number, 0, 0 if right else 1, status, clean_margin=-1.0 if finite else None)
+
+
+def attempt(number: int, probe: str, distance: float | None, threat: str = "linf:1") -> Attempt:
+    outcome = Outcome.STOOD if distance is None else Outcome.BROKE
+    return Attempt(number, probe, threat, 0, -1, outcome, 1.0, distance, 1, False, 30, 31, 30, 0)
+
+
+IMAGES = [image(0), image(1), image(2), image(3, right=False), image(4, finite=False)]
+FOUND = [
+    attempt(0, curve.NEAREST, 0.2),
+    attempt(1, curve.NEAREST, 0.3),
+    attempt(2, curve.NEAREST, None),
+    attempt(1, "pgd", 0.1, "linf:0.1"),
+    attempt(0, "pgd", None, "linf:0.1"),
+    attempt(0, "other", 0.01, "l2:0.1"),
+]
+
+
+def test_per_image_the_nearest_of_all_probes_in_the_norm_counts() -> None:
+    """Images 0 and 1 have twins, 2 has none known, 3 is wrong by itself, 4 has no logits and is left out."""
+    nearest = curve.nearest_twins(IMAGES, FOUND, "linf")
+    assert nearest is not None
+    assert nearest.distance == {0: 0.2, 1: 0.1, 2: math.inf, 3: 0.0}
+    assert nearest.found_by == {0: curve.NEAREST, 1: "pgd", 2: "", 3: ""}
+
+
+def test_the_record_by_hand() -> None:
+    record = curve.distances_record(curve.nearest_twins(IMAGES, FOUND, "linf"))
+    assert record is not None
+    assert (record["n"], record["median"]) == (4, 0.1)
+    assert record["values"] == [0.0, 0.1, 0.2]
+    assert record["accuracy"] == [0.75, 0.5, 0.25]
+    assert record["quantiles"] == {"5": 0.0, "25": 0.0, "50": 0.1, "75": 0.2, "95": None}
+    assert record["found_by"] == {curve.NEAREST: 1, "pgd": 1}
+    json.dumps(record, allow_nan=False)
+
+
+def test_a_search_half_done_has_no_record() -> None:
+    assert curve.nearest_twins(IMAGES, FOUND[1:], "linf") is None
+    assert curve.nearest_twins([], [], "linf") is None
+    assert curve.distances_record(None) is None
+
+
+def test_a_twin_does_not_end_a_search_for_the_nearest() -> None:
+    held = [attempt(0, curve.NEAREST, 0.2)]
+    assert _jobs_done(held, nearest=True)(0) == 1
+    assert _jobs_done(held, nearest=False)(0) > 1 << 20
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("curves") / "run"
+    fl.audit(runs.subject(), runs.digits(30), "linf:0.1", folder, effort="quick")
+    return folder
+
+
+def test_an_audit_records_the_nearest_twins(audited: Path) -> None:
+    """Every sampled image breaks within the box; no twin is farther than another probe's; ε = 0 is the clean figure."""
+    record = json.loads((audited / "records/curve.json").read_text())
+    ledger = read_ledger(audited / "ledger.sqlite")
+    attempts = [one for one in ledger.attempts() if one.distance is not None]
+    right = [one.id for one in ledger.images() if one.prediction == one.label]
+    least = [min(one.distance or 0.0 for one in attempts if one.id == number) for number in right]
+    expected = np.sort([0.0] * (30 - len(right)) + least)
+    distances = record["distances"]
+    assert distances["values"] == pytest.approx(expected)
+    assert distances["accuracy"][-1] == 0
+    for point in record["points"]:
+        implied = float((expected > point["epsilon"]).mean()) if point["epsilon"] else point["value"]
+        assert implied <= point["value"]
+    assert len(ledger.attempts(curve.NEAREST)) == len(right)
+
+
+def test_the_nearest_twins_do_not_decide_the_verdict(audited: Path) -> None:
+    """Most of them lie outside the audited ball."""
+    rows = read_ledger(audited / "ledger.sqlite").images()
+    assert all((row.distance or 0.0) <= 0.1 * (1 + 1e-6) for row in rows)
+    assert any(row.status == Status.STANDING for row in rows)
+    assert curve.NEAREST not in {row.broken_by for row in rows}

@@ -107,7 +107,7 @@ def length(delta: np.ndarray, norm: str) -> float:
 
 @cache
 def digits() -> tuple[nn.Module, fl.Images]:
-    """A small net trained on the digits that scikit-learn carries, and thirty test images that it classifies rightly."""
+    """A small net trained on the digits that scikit-learn carries, and thirty test images that it gets right."""
     train, test = fl.load_data("digits", split="train", n=600), fl.load_data("digits", split="test", n=40)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -25,7 +25,9 @@ def test_on_linear_classifiers_it_finds_the_nearest_twin(classes: int, spread: f
 @cases.slots
 def test_so_it_does_for_every_batch(slots: int) -> None:
     net, images = cases.linear_case(3, 0.5, n=5)
-    assert cases.found(net, images, DDN(steps=50), "l2", slots) == pytest.approx(cases.closed_form(net, images, "l2"), rel=0.01)
+    assert cases.found(net, images, DDN(steps=50), "l2", slots) == pytest.approx(
+        cases.closed_form(net, images, "l2"), rel=0.01
+    )
 
 
 def test_a_goal_is_reached_where_its_class_wins() -> None:

@@ -31,7 +31,9 @@ def test_on_linear_classifiers_it_finds_the_nearest_twin(norm: str, classes: int
 @cases.slots
 def test_so_it_does_for_every_batch(norm: str, slots: int) -> None:
     net, images = cases.linear_case(3, 0.5, n=5)
-    assert cases.found(net, images, FMN(steps=50), norm, slots) == pytest.approx(cases.closed_form(net, images, norm), rel=0.01)
+    assert cases.found(net, images, FMN(steps=50), norm, slots) == pytest.approx(
+        cases.closed_form(net, images, norm), rel=0.01
+    )
 
 
 def test_the_first_step_by_hand() -> None:

@@ -53,7 +53,7 @@ def draw_curve(scene: Scene, threat: Threat, images: list[ImageRow]) -> None:
     """Run the curve's attempts on the first images that are classified correctly."""
     rows = _sample(images)
     for ball in radii(threat, scene.images.shape):
-        probe_images(scene, PROBE, curve_attack(), ball, rows, "fast", audited=False)
+        probe_images(scene, PROBE, curve_attack(threat.norm), ball, rows, "fast", audited=False)
     probe_images(scene, SINGLE_STEP, FGSM(loss="margin"), threat, rows, "fast", audited=False)
     whole = box_threat(threat, scene.images.shape)
     probe_images(scene, NEAREST, _NEAREST_ATTACK, whole, rows, "fast", audited=False, nearest=True)
@@ -145,7 +145,7 @@ def curve_record(
         "schema": 1,
         "norm": threat.norm,
         "n": n,
-        "probe": str(curve_attack()),
+        "probe": str(curve_attack(threat.norm)),
         "audit_epsilon": threat.epsilon,
         "points": [_point(point, n) for point in points],
         "distances": distances_record(nearest),

@@ -111,6 +111,6 @@ def plan(effort: str) -> tuple[Stage, ...]:
     raise InputError(f"effort {effort!r} is unknown; {nearest(effort, PLANS)}.")
 
 
-def curve_attack() -> Attack:
+def curve_attack(norm: Norm) -> Attack:
     """Return the attack of the accuracy-against-ε curve: the same for every ε, so that its points can be compared."""
-    return _SWEEP
+    return SigmaZero(steps=60) if norm == "l0" else _SWEEP

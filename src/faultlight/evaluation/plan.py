@@ -83,10 +83,10 @@ PLANS: dict[str, tuple[Stage, ...]] = {
         Stage("pgd", _SWEEP),
         # The margin follows the nearest wrong class alone; a short run at each class finds those it passes by, and
         # ranks them for the long runs.
-        Stage("pgd-targeted", _TARGETS, share=0.4, least=20, together=True),
+        Stage("pgd-targeted", _TARGETS, share=0.4, least=150, together=True),
         # What these leave breakable is near: each costlier attack goes to fewer images.
-        Stage("apgd", APGD(), share=0.25, least=10),
-        Stage("pgd-long", _LONG, share=0.15, least=10, ranked_by="pgd-targeted", together=True),
+        Stage("apgd", APGD(), share=0.25, least=60),
+        Stage("pgd-long", _LONG, share=0.15, least=60, ranked_by="pgd-targeted", together=True),
         Stage("apgd-targeted", APGD(loss="dlr", targets=9), share=0.04, least=5, together=True),
         # Few pixels: the most promising corners first, then the descent that finds how few will do.
         Stage("corner-beam", CornerBeam()),

@@ -43,6 +43,7 @@ STRAIGHT = ["straight-through", "straight-through-targeted"]
         (Symptoms(50, tied=1), [*STRAIGHT, "black-box"]),
         (Symptoms(50, flat=1), [*STRAIGHT, "smoothed", "black-box"]),
         (Symptoms(50, agreement=0.3), ["smoothed", "black-box"]),
+        (Symptoms(50, unexplained=0.6), ["smoothed", "black-box"]),
     ],
 )
 def test_symptoms_choose_the_searches(symptoms: Symptoms, asked: list[str]) -> None:
@@ -104,6 +105,19 @@ def test_a_linear_net_has_no_symptom(tmp_path: Path) -> None:
     found = looked(tmp_path, lambda z: z)
     assert (found.sample, found.useless, found.flat, found.tied, found.silent) == (30, 0, 0, 0, 0)
     assert found.agreement == pytest.approx(1)
+    assert found.unexplained == pytest.approx(0, abs=1e-4)
+
+
+def test_the_trapezoid_rule_explains_a_parabola(tmp_path: Path) -> None:
+    """The first order alone would be wrong by the curvature; the two ends' gradients are exact."""
+    assert looked(tmp_path, lambda z: 3 * z + z**2).unexplained == pytest.approx(0, abs=1e-3)
+
+
+def test_a_margin_that_moves_by_jumps_is_unexplained(tmp_path: Path) -> None:
+    """Stairs of 0.01 under a slope of a tenth: the gradients show a tenth of the change."""
+    found = looked(tmp_path, lambda z: (z * 100).round().detach() / 100 + 0.1 * z)
+    assert found.agreement == pytest.approx(1)
+    assert found.unexplained == pytest.approx(1 / 1.1, abs=0.05)
 
 
 def test_a_cut_gradient_is_useless_and_can_be_lent(tmp_path: Path) -> None:

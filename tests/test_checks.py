@@ -86,6 +86,7 @@ FAULTS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("saturated-logits", "warning", symptoms(flat=1), symptoms(flat=0)),
     ("tied-logits", "warning", symptoms(tied=1), symptoms(tied=0)),
     ("scattered-gradients", "warning", symptoms(agreement=0.59), symptoms(agreement=0.61)),
+    ("unexplained-changes", "warning", symptoms(unexplained=0.51), symptoms(unexplained=0.49)),
     ("abstains", "warning", symptoms(silent=1), symptoms(silent=0)),
     ("unstable-predictions", "warning", symptoms(unstable=10), symptoms(unstable=9)),
     ("adaptive-stronger", "warning", probes(straight_through=(50, 1)), probes(straight_through=(50, 0))),

@@ -29,7 +29,7 @@ FLAGS = {
     "randomly_shifted": {"random-output"},
     "random_ensemble": {"random-output"},
     "detached": {"zero-gradients"},
-    "k_winners": {"scattered-gradients", "transfer-stronger", "unstable-predictions", "adaptive-stronger"},
+    "k_winners": {"unexplained-changes"},
     "quantised_activations": {"zero-gradients"},
     "abstaining": {"abstains"},
 }

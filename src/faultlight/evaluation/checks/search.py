@@ -62,6 +62,16 @@ def scattered_gradients(evidence: Evidence) -> Checked:
     return Checked("scattered-gradients", text + _adaptive(evidence), "warning")
 
 
+def unexplained_changes(evidence: Evidence) -> Checked:
+    """A margin that moves by jumps, which its gradients do not show, cannot be searched along them."""
+    symptoms = evidence.symptoms
+    share = percent(symptoms.unexplained)
+    text = f"over a quarter of ε the gradients leave {share} of the margin's change unexplained (median)"
+    if not symptoms.jumpy:
+        return Checked("unexplained-changes", text)
+    return Checked("unexplained-changes", text + _adaptive(evidence), "warning")
+
+
 def adaptive_stronger(evidence: Evidence) -> Checked:
     """Searches with lent, smoothed or no gradients found what the model's own gradients had passed by."""
     done = evidence.tried(*ADAPTIVE)
@@ -123,6 +133,7 @@ CHECKS = (
     saturated_logits,
     tied_logits,
     scattered_gradients,
+    unexplained_changes,
     adaptive_stronger,
     black_box_stronger,
     noise_stronger,

@@ -16,11 +16,14 @@ MAKEFLAGS += --no-print-directory
 audit: $(VENV)/.installed
 	@$(BIN)/faultlight audit
 
+# The nets of the tests are too small for several threads; several processes share the work instead.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

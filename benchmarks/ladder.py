@@ -12,7 +12,7 @@ from torch.nn import functional
 from benchmarks.contenders import Problem
 from faultlight.data.images import Images
 from faultlight.evaluation.oracle import piece_rows
-from faultlight.models.search import folded
+from faultlight.models.rewriting import rewritten
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _step(loop: _Loop, problem: Problem, images: Images, point: Tensor, live: Te
 
 
 def _prepared(rung: Rung, module: nn.Module) -> nn.Module:
-    module = (folded(module) if rung.fold else module).requires_grad_(rung.weights)
+    module = (rewritten(module) if rung.fold else module).requires_grad_(rung.weights)
     if rung.low:
         module = module.to(torch.bfloat16)
     if rung.layout:

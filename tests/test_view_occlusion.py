@@ -13,8 +13,9 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.views import listening
+from faultlight.views._layout import in_channels_last
 from faultlight.views.occlusion import Occlusion, last_map_layer
-from faultlight.views.sliding import Grid, slide
+from faultlight.views.sliding import Grid, _covered, _groups, slide
 
 
 def some_images(x: Tensor, y: list[int], classes: int = 2) -> Images:
@@ -126,7 +127,8 @@ class Counting(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.net, self.sizes = net, []
+        self.net = net
+        self.sizes: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.sizes.append(len(x))
@@ -141,7 +143,7 @@ def test_one_row_a_position_in_batches_that_stay_small(monkeypatch: pytest.Monke
     slide(subject, images.x, images.y, grid, 0.5)
     sizes = subject.module.sizes
     assert sum(sizes) == 5 * 12, "probability, prediction and feature map come from one pass"
-    assert max(sizes) <= 16
+    assert max(sizes) <= 32
 
 
 def test_the_images_are_not_written_to() -> None:
@@ -232,3 +234,104 @@ def test_a_net_that_gives_nan_under_the_patch_is_named() -> None:
         InputError, match=r"probabilities under the patch hold NaN or infinity on 5 images \(ids 10, 11"
     ):
         Occlusion(patch=3, stride=2, fill=1.0)(Subject(Breaking().eval(), 3), random_images())
+
+
+class Viewing(nn.Module):
+    """Reads its maps as vectors where they lie, which only the contiguous layout allows, and is fast in the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.conv, self.head = nn.Conv2d(2, 3, 3), nn.Linear(105, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.conv(x).view(len(x), -1))
+        return logits
+
+
+def test_a_copy_in_channels_last_gives_the_same_logits() -> None:
+    subject, x = random_net(), random_images().x
+    twin = in_channels_last(subject, x)
+    assert twin is not subject
+    assert twin.module[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not subject.module[0].weight.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(x), subject(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_net_that_needs_another_layout_keeps_it() -> None:
+    subject, images = Subject(Viewing().eval(), 3), random_images()
+    assert in_channels_last(subject, images.x) is subject
+    arrays = Occlusion(patch=3, stride=2)(subject, images).arrays
+    covered = images.x[2:3].clone()
+    covered[:, :, 2:5, 4:7] = 0.5
+    with torch.no_grad():
+        expected = subject(covered).softmax(1)[0, 2]
+    assert arrays["probability"][2, 1, 2] == pytest.approx(float(expected), abs=1e-6)
+
+
+class Noisy(nn.Module):
+    """Another answer at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3)) + torch.rand(len(x), 3)
+
+
+def test_a_random_net_is_asked_itself() -> None:
+    subject = Subject(Noisy().eval(), 3)
+    assert in_channels_last(subject, random_images().x) is subject
+
+
+class Writing(nn.Module):
+    """Writes to the pixels that it is given."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x.sub_(0.25).mul_(2))
+        return out
+
+
+class Reading(nn.Module):
+    """The same net without writing."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net((x - 0.25) * 2)
+        return out
+
+
+@pytest.mark.parametrize("rows", [3, 128])
+def test_a_net_that_writes_to_its_input_gets_fresh_pixels_each_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "ROWS_AT_ONCE", rows)
+    images, grid = random_images(), Grid(7, 9, 3, 2)
+    found = slide(Subject(Writing(random_net().module).eval(), 3), images.x, images.y, grid, 0.5)
+    expected = slide(Subject(Reading(random_net().module).eval(), 3), images.x, images.y, grid, 0.5)
+    torch.testing.assert_close(found.probability, expected.probability)
+    assert torch.equal(images.x, random_images().x)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 7, 15, 60, 100])
+def test_batches_hold_every_image_under_every_position_once(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, grid = random_images(), Grid(7, 9, 3, 2)
+    rows, pixels = zip(
+        *((r, p.clone()) for r, p in _covered(images.x, grid, 0.5, _groups(5, 12, most), torch.channels_last)),
+        strict=True,
+    )
+    assert max(map(len, rows)) <= most
+    assert len(torch.cat(rows)) == 60
+    uncovered = images.x[torch.cat(rows)]
+    changed = (torch.cat(pixels) != uncovered).any(1)
+    assert (changed.flatten(1).sum(1) == 9).all()
+    first = changed.flatten(1).to(torch.int8).argmax(1)
+    seen = {(int(row), divmod(int(place), 9)) for row, place in zip(torch.cat(rows), first, strict=True)}
+    assert seen == {(row, corner) for row in range(5) for corner in grid.corners}

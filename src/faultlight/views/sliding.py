@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float32, Int64
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.views._layout import layout_of
 from faultlight.views.listening import listen, module_named, rows_at_once
 
 # Pixels (rows, c, h, w), and for each row the number of the image that it belongs to.
@@ -109,17 +112,20 @@ def slide(
     Returns:
         One value for each image and position: row i·p + j is image i under position j.
     """
-    return collect(subject, _covered(x, grid, fill), y, unit)
+    # Twice the usual rows, for no layer's output is kept.
+    groups = _groups(len(x), len(grid.corners), 2 * rows_at_once(x))
+    batches = _covered(x.to(subject.device), grid, fill, groups, layout_of(subject))
+    answer = collect(subject, batches, y, unit)
+    order = torch.cat([_places(images, part, len(grid.corners)) for images, parts in groups for part in parts])
+    return Answer(*(values[order.argsort()] for values in (answer.probability, answer.prediction, answer.total)))
 
 
 def collect(subject: Subject, batches: Batches, y: Int64[Tensor, " n"], unit: Unit | None = None) -> Answer:
     """Return the net's answers to batches of pixels, joined; each comes with the image that a row belongs to."""
-    answers = []
-    for rows, pixels in batches:
-        own = Unit(unit.layer, unit.channel[rows]) if unit else None
-        answers.append(_answer(subject, pixels, y[rows], own))
-    fields = zip(*((one.probability, one.prediction, one.total) for one in answers), strict=True)
-    return Answer(*(torch.cat(parts) for parts in fields))
+    layer, channel = (unit.layer, unit.channel) if unit else (None, y)
+    return _joined(
+        [_ask(subject, pixels, y[rows], layer, partial(_followed, channel[rows])) for rows, pixels in batches]
+    )
 
 
 def uncovered(x: Float32[Tensor, "n c h w"]) -> Batches:
@@ -128,30 +134,95 @@ def uncovered(x: Float32[Tensor, "n c h w"]) -> Batches:
         yield rows, x[rows]
 
 
+def strongest(
+    subject: Subject, x: Float32[Tensor, "n c h w"], y: Int64[Tensor, " n"], layer: str
+) -> tuple[Answer, Int64[Tensor, " n"]]:
+    """Return the net's answers to images and, image by image, the layer's map of greatest total, which it follows."""
+    parts, channels = [], []
+    for rows, pixels in uncovered(x):
+        kept: list[Tensor] = []
+        parts.append(_ask(subject, pixels, y[rows], layer, partial(_greatest, kept)))
+        channels += kept
+    return _joined(parts), torch.cat(channels)
+
+
+def _greatest(kept: list[Tensor], output: Tensor) -> Tensor:
+    total, channel = map_totals(output).max(1)
+    kept.append(channel.cpu())
+    return total
+
+
+def _followed(channel: Tensor, output: Tensor) -> Tensor:
+    # The one map alone: a sum over all of the layer's would cost as much as the layer.
+    rows = torch.arange(len(output), device=output.device)
+    return map_totals(output[rows, channel.to(output.device)][:, None])[:, 0]
+
+
 @torch.no_grad()
-def _answer(subject: Subject, x: Float32[Tensor, "n c h w"], y: Int64[Tensor, " n"], unit: Unit | None) -> Answer:
-    """Return probability of the class y, prediction, and the unit's total activation, all from one forward pass."""
+def _ask(subject: Subject, x: Tensor, y: Tensor, layer: str | None, measure: Callable[[Tensor], Tensor]) -> Answer:
+    """Return probability of the class y, prediction, and the measure of the layer, all from one forward pass."""
     totals: dict[str, Tensor] = {}
 
     def take(name: str, output: Tensor) -> None:
-        if unit is not None and name == unit.layer:
-            totals[name] = map_totals(output).gather(1, unit.channel.to(output.device)[:, None])[:, 0]
+        if name == layer:
+            totals[name] = measure(output)
 
     place = subject.device
-    logits = listen(subject, x.to(place), [module_named(subject, unit.layer)] if unit else [], take)
+    logits = listen(subject, x.to(place), [module_named(subject, layer)] if layer else [], take)
     probability = logits.softmax(1).gather(1, y.to(place)[:, None])[:, 0]
-    total = totals[unit.layer] if unit else torch.full_like(probability, torch.nan)
+    total = totals[layer] if layer else torch.full_like(probability, torch.nan)
     return Answer(probability.cpu(), logits.argmax(1).cpu(), total.cpu())
 
 
-def _covered(x: Tensor, grid: Grid, fill: float) -> Batches:
-    # The copies are laid out once a batch, then only the patches are written.
-    corners, most = grid.corners, rows_at_once(x)
-    group = max(1, most // len(corners))
-    for images in torch.split(torch.arange(len(x)), group):
-        for start in range(0, len(corners), most):
-            some = corners[start : start + most]
-            batch = x[images, None].repeat(1, len(some), 1, 1, 1)
-            for position, (top, left) in enumerate(some):
-                batch[:, position, :, top : top + grid.patch, left : left + grid.patch] = fill
-            yield images.repeat_interleave(len(some)), batch.flatten(0, 1)
+def _joined(answers: list[Answer]) -> Answer:
+    fields = zip(*((one.probability, one.prediction, one.total) for one in answers), strict=True)
+    return Answer(*(torch.cat(parts) for parts in fields))
+
+
+# Some images, and the positions at which they are covered, batch by batch.
+_Groups = list[tuple[range, list[range]]]
+
+
+def _groups(images: int, positions: int, most: int) -> _Groups:
+    """Return batches of at most `most` rows, as even as they can be: every image of a group at some positions."""
+    groups = _even(images, most)
+    return [(group, _even(positions, max(1, most // len(group)))) for group in groups]
+
+
+def _even(count: int, most: int) -> list[range]:
+    parts = -(-count // most)
+    return [range(first, last) for first, last in pairwise(count * part // parts for part in range(parts + 1))]
+
+
+def _places(images: range, positions: range, count: int) -> Int64[Tensor, " rows"]:
+    """Return where each row of a batch belongs: image · positions in all + position."""
+    return (torch.tensor(positions)[:, None] + count * torch.tensor(images)).flatten()
+
+
+def _covered(x: Tensor, grid: Grid, fill: float, groups: _Groups, layout: torch.memory_format) -> Batches:
+    # A sheet holds the images of a group as often as a batch has positions. It is laid out once; from batch to batch
+    # only the patches are written, and written back.
+    for images, parts in groups:
+        clean, rows = x[images.start : images.stop], torch.tensor(images)
+        sheet = clean.repeat(len(parts[-1]), 1, 1, 1).contiguous(memory_format=layout)
+        for part in parts:
+            batch = sheet[: len(part) * len(images)]
+            patches = _patches(batch, grid, part)
+            for patch in patches:
+                patch.fill_(fill)
+            version = batch._version
+            yield rows.repeat(len(part)), batch
+            if batch._version != version:  # the net writes to what it is given
+                batch.view(len(part), *clean.shape).copy_(clean)
+                continue
+            for patch, (top, left) in zip(patches, [grid.corners[i] for i in part], strict=True):
+                patch.copy_(clean[:, :, top : top + grid.patch, left : left + grid.patch])
+
+
+def _patches(batch: Tensor, grid: Grid, part: range) -> list[Tensor]:
+    """Return the patch of each position, as a view of its rows of the batch."""
+    corners = [grid.corners[position] for position in part]
+    return [
+        rows[:, :, top : top + grid.patch, left : left + grid.patch]
+        for rows, (top, left) in zip(batch.chunk(len(part)), corners, strict=True)
+    ]

@@ -17,9 +17,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from faultlight.views._chart import Chart
 from faultlight.views._result import Panel, Scale
 
 # Inches. The background is painted, not left clear, so that a drawing reads the same on a light and on a dark page.
@@ -28,15 +30,17 @@ PAPER, INK, FAINT = "#ffffff", "#1f2328", "#8c959f"
 DOTS_PER_INCH = 110
 # A map with more dots than this a side is thinned for the drawing (never in the arrays): no screen shows more.
 LARGEST_SIDE = 512
+# Of a chart, so many curves are labelled.
+MOST_LABELS = 8
 # Above this many cells a side, the numbers of the predicted classes would not be legible inside their cells.
 LARGEST_NUMBERED_SIDE = 16
 
 
-def draw(panels: Sequence[Panel], columns: int, words: str, side: float = 1.6) -> Figure:
+def draw(panels: Sequence[Panel | Chart], columns: int, words: str, side: float = 1.6) -> Figure:
     """Return the drawing of the panels, row by row; without panels, the words in a fixed-width face.
 
     Args:
-        panels: the pictures.
+        panels: the pictures and charts.
         columns: how many a row holds.
         words: what is drawn when there are no pictures.
         side: the side of a picture in inches.
@@ -53,6 +57,9 @@ def draw(panels: Sequence[Panel], columns: int, words: str, side: float = 1.6) -
         row, column = divmod(index, columns)
         left, top = lefts[column], height - row * (side + TITLE) - TITLE
         _write(axes, left, top + 0.04, _wrapped(panel.title, side), "title", va="bottom")
+        if isinstance(panel, Chart):
+            _plot(axes, panel, left, top, side)
+            continue
         bottom = _paint(axes, panel, left, top, side)
         if barred[index]:
             _bar(axes, panel.scale, left + side + 0.05, min(bottom, top - LEAST_BAR), top)
@@ -98,12 +105,17 @@ def _page_of_words(words: str) -> Figure:
     return figure
 
 
-def _ends_scale(panels: Sequence[Panel], index: int, columns: int) -> bool:
+def _ends_scale(panels: Sequence[Panel | Chart], index: int, columns: int) -> bool:
     """Whether a colour bar belongs to the right of a panel: the next one of its row has another scale, or none."""
-    if panels[index].scale.kind not in ("signed", "unsigned"):
+    scale = _scale(panels[index])
+    if scale is None or scale.kind not in ("signed", "unsigned"):
         return False
     last = (index + 1) % columns == 0 or index + 1 == len(panels)
-    return last or panels[index + 1].scale != panels[index].scale
+    return last or _scale(panels[index + 1]) != scale
+
+
+def _scale(panel: Panel | Chart) -> Scale | None:
+    return None if isinstance(panel, Chart) else panel.scale
 
 
 def _wrapped(title: str, side: float) -> str:
@@ -129,6 +141,25 @@ def _paint(axes: Axes, panel: Panel, left: float, top: float, side: float) -> fl
         box = {"boxstyle": "round", "facecolor": PAPER, "edgecolor": FAINT}
         _write(axes, *middle, "all zero", "note", size=8.0, ha="center", va="center", bbox=box)
     return extent[2]
+
+
+def _plot(axes: Axes, chart: Chart, left: float, top: float, side: float) -> None:
+    """Draw a chart into the square whose upper left corner is given, the ends of its axes written beside them."""
+    bottom, width = top - side, (float(chart.x[-1]) - float(chart.x[0])) or 1.0
+    height = (chart.high - chart.low) or 1.0
+    axes.add_patch(Rectangle((left, bottom), side, side, fill=False, edgecolor=FAINT, linewidth=0.5, label="chart"))
+    across = left + side * (chart.x - chart.x[0]) / width
+    for index, curve in enumerate(chart.curves):
+        colour = mpl.colormaps["tab10"](index % 10)
+        up = bottom + side * np.clip((curve.values - chart.low) / height, 0, 1)
+        axes.add_line(Line2D(across, up, color=colour, linewidth=1.0, label=f"curve {curve.label}"))
+        if index < MOST_LABELS:
+            place = left + side - 0.04, top - 0.04 - 0.09 * index
+            axes.text(*place, curve.label, size=5.5, color=colour, parse_math=False, ha="right", va="top", label="key")
+    for value, y, align in ((chart.low, bottom + 0.02, "bottom"), (chart.high, top - 0.02, "top")):
+        _write(axes, left + 0.03, y, f"{value:.3g}", "end", size=5.5, va=align)
+    for value, x, align in ((chart.x[0], left, "left"), (chart.x[-1], left + side, "right")):
+        _write(axes, x, bottom - 0.02, f"{float(value):.4g}", "end", size=5.5, ha=align, va="top")
 
 
 def _add_image(

@@ -46,6 +46,27 @@ def check_finite(values: Tensor, ids: Tensor, what: str) -> None:
         )
 
 
+def with_label(images: Images, label: int | None) -> Images:
+    """Return the images of one class, or all of them where no class is named.
+
+    Raises:
+        InputError: there is no such class, or none of the images belongs to it.
+    """
+    if label is None:
+        return images
+    if not 0 <= label < len(images.classes):
+        raise InputError(
+            f"the label {label} is no class of {images.name!r}; choose one of 0 … {len(images.classes) - 1}."
+        )
+    found = images.take(images.y == label)
+    if not len(found):
+        present = ", ".join(str(one) for one in sorted(set(images.y.tolist())))
+        raise InputError(
+            f"none of the {len(images)} images is of class {label}; take more images, or one of the classes {present}."
+        )
+    return found
+
+
 def picture(pixels: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Return an image (c, h, w) as it is drawn: (h, w, 3) for RGB, otherwise (h, w), the mean over the channels."""
     pixels = pixels.detach().cpu().float()

@@ -51,7 +51,7 @@ class Activations:
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the activations of a subject on images."""
         check_input(subject, images)
-        heard = _all_outputs(subject, images, self._modules(subject), self.layer)
+        heard = all_outputs(subject, images, self._modules(subject), self.layer)
         arrays = {name: output.numpy() for name, output in heard.items()}
         silent = [name for name in leaves_of(subject) if name not in arrays] if self.layer is None else []
         facts = {"layers": list(arrays), "not_called": silent, "ids": images.ids.tolist()}
@@ -61,7 +61,18 @@ class Activations:
         return list(leaves_of(subject)) if self.layer is None else [module_named(subject, self.layer)]
 
 
-def _all_outputs(subject: Subject, images: Images, modules: Sequence[str], layer: str | None) -> dict[str, Tensor]:
+def all_outputs(subject: Subject, images: Images, modules: Sequence[str], layer: str | None) -> dict[str, Tensor]:
+    """Return what modules put out for images, by the names of their calls in the order of the calls.
+
+    Args:
+        subject: the model.
+        images: the images.
+        modules: the modules that are listened to.
+        layer: only this module or this call ("relu", "relu#2"); all of them when None.
+
+    Raises:
+        InputError: none of them is ever called, an activation is NaN or infinite, or there are too many numbers.
+    """
     # A sixteenth of the usual rows: here every layer's output is kept at once.
     parts: dict[str, list[Tensor]] = {}
     for x, ids in zip(

@@ -99,7 +99,7 @@ class Correspondence:
         facts = {"layers": list(clean), "patch": grid.patch, "fill": self.fill, "ids": images.ids.tolist()}
         panels = _drawing(images, numbers, grid.patch, self.fill, list(clean))
         words = _words(numbers, list(clean), len(images), grid.patch)
-        return ViewResult("correspondence", numbers, words, panels, MOST_PARTS + 1, facts=facts)
+        return ViewResult("correspondence", numbers, words, panels, _columns(numbers), facts=facts)
 
     def _grid(self, images: Images) -> Grid:
         if self.random < 1 or not (math.isfinite(self.fill) and 0 <= self.fill <= 1):
@@ -195,15 +195,19 @@ def _drawing(
     same, other = arrays["distance"].mean(1), arrays["random_distance"].mean(1)
     curves = (Curve("same part", same), Curve("random boxes", other))
     title = f"share of signs that differ, by layer: 0 is {layers[0]}, {len(layers) - 1} is {layers[-1]}"
-    chosen = np.linspace(0, arrays["corners"].shape[0] - 1, min(MOST_PARTS, len(arrays["corners"]))).astype(int)
-    seen = {part: covered(images, torch.from_numpy(arrays["corners"][part]), patch, fill) for part in chosen}
+    random, corners = torch.from_numpy(arrays["random_corners"]), torch.from_numpy(arrays["corners"])
+    chosen = np.linspace(0, len(corners) - 1, _columns(arrays) - 1).astype(int)
     panels: list[Panel | Chart] = [Chart(title, places, curves, *ends_of(same, other))]
-    panels += [Panel("", np.full((1, 1), np.nan))] * MOST_PARTS
-    blank = [Panel("", np.full((1, 1), np.nan))] * (MOST_PARTS - len(chosen))
+    for draw in range(len(chosen)):
+        seen = covered(images, random[draw % len(random)], patch, fill)
+        panels.append(Panel(f"a random box in image {int(images.ids[0])}", picture(seen.x[0])))
+    parts = {part: covered(images, corners[part], patch, fill) for part in chosen}
     for row in range(min(MOST_IMAGES, len(images))):
-        panels.append(
-            Panel(f"image {int(images.ids[row])}: {images.classes[int(images.y[row])]}", picture(images.x[row]))
-        )
-        panels += [Panel(f"part {part} covered", picture(x.x[row])) for part, x in seen.items()]
-        panels += blank
+        title = f"image {int(images.ids[row])}: {images.classes[int(images.y[row])]}"
+        panels.append(Panel(title, picture(images.x[row])))
+        panels += [Panel(f"part {part} covered", picture(seen.x[row])) for part, seen in parts.items()]
     return tuple(panels)
+
+
+def _columns(arrays: dict[str, NDArray[Any]]) -> int:
+    return 1 + min(MOST_PARTS, len(arrays["corners"]))

@@ -25,7 +25,8 @@ NEAREST = "nearest"
 PROBES = (PROBE, SINGLE_STEP, NEAREST)
 _NEAREST_ATTACK = FMN(steps=30)
 _QUANTILES = (5, 25, 50, 75, 95)
-_MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+# Few: the curve itself is drawn from the nearest twins; these balls tell whether the attack grows with its ball.
+_MULTIPLES = (0.5, 1.0, 2.0)
 
 
 def radii(threat: Threat, shape: tuple[int, int, int]) -> list[Threat]:

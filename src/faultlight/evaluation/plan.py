@@ -55,7 +55,7 @@ class Stage:
 
 _MOMENTUM = PGD(step_size=2.0, schedule="cosine", momentum=0.75, loss="margin")
 _SWEEP = replace(_MOMENTUM, steps=20, random_start=False)
-_TARGETS = replace(_MOMENTUM, steps=7, random_start=False, targets=9)
+_TARGETS = replace(_MOMENTUM, steps=7, random_start=False, targets=4)
 _LONG = replace(_MOMENTUM, steps=50, targets=3)
 # AutoAttack's standard version (Croce & Hein 2020), part by part.
 _EXACT = (
@@ -81,19 +81,27 @@ PLANS: dict[str, tuple[Stage, ...]] = {
     "quick": (Stage("fgsm", FGSM()), Stage("pgd", _SWEEP)),
     "standard": (
         Stage("pgd", _SWEEP),
-        # The margin follows the nearest wrong class alone; a short run at each class finds those it passes by, and
-        # ranks them for the long runs.
-        Stage("pgd-targeted", _TARGETS, share=0.4, least=150, together=True),
-        # What these leave breakable is near: each costlier attack goes to fewer images.
-        Stage("apgd", APGD(), share=0.25, least=60),
-        Stage("pgd-long", _LONG, share=0.15, least=60, ranked_by="pgd-targeted", together=True),
-        Stage("apgd-targeted", APGD(loss="dlr", targets=9), share=0.04, least=5, together=True),
+        # The margin follows the nearest wrong class alone; a short run at each likely class finds those it passes by,
+        # and ranks them for the long runs.
+        Stage("pgd-targeted", _TARGETS, share=0.6, least=30, together=True),
+        # What these leave breakable is near: each costlier attack goes to fewer images. On robust networks of MNIST and
+        # CIFAR-10 all that broke lay among the nearest 4 % of what stood, 1 % and 2 %.
+        Stage("apgd", APGD(), share=0.05, least=10),
+        Stage("pgd-long", _LONG, share=0.025, least=8, ranked_by="pgd-targeted", together=True),
+        Stage(
+            "apgd-targeted",
+            APGD(loss="dlr", targets=4),
+            share=0.03,
+            least=6,
+            ranked_by="pgd-targeted",
+            together=True,
+        ),
         # Few pixels: the most promising corners first, then the descent that finds how few will do.
         Stage("corner-beam", CornerBeam()),
         Stage("sigma-zero", SigmaZero()),
         Stage("corner-beam-long", CornerBeam(steps=60), share=0.25, least=10),
         # No gradient is asked here: a success says that gradients mislead, and all are searched without them.
-        Stage(CANARY, Square(steps=50)),
+        Stage(CANARY, Square(steps=50), share=0.25, least=100),
         *_sampled(),
     ),
     "exact": tuple(Stage(name, attack) for name, attack in _EXACT),

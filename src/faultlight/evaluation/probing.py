@@ -27,6 +27,8 @@ from faultlight.progress import Progress
 from faultlight.threat import Threat
 
 _PIECES = 8
+# Short pieces are filled up to a multiple of so many rows.
+_MULTIPLE = 4
 # Over how many draws of a random model a search averages, and over how many points a smoothed gradient.
 SEARCH_DRAWS, SMOOTHING_POINTS = 8, 16
 
@@ -181,7 +183,7 @@ def _piece(scene: Scene, probe: Probe, images: int) -> int:
         return rows
     together = restarts(probe.attack) * max(1, targets(probe.attack)) if probe.together else 1
     in_flight = images * together * points(probe.attack)
-    return min(rows, 1 << max(2, (in_flight - 1).bit_length()))
+    return min(rows, -(-in_flight // _MULTIPLE) * _MULTIPLE)
 
 
 def probe_of(scene: Scene, name: str, attack: Attack, threat: Threat, search: Search) -> Probe:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -137,24 +138,32 @@ class Statistics:
 
 def tally(output: Tensor, ends: tuple[float, float] | None = None) -> Tally:
     """Return the tally of one output (n, channels, …); `ends` are those of a bounded activation."""
-    values = output.double()
-    finite = torch.isfinite(values)
-    some = values[finite]
-    mean = float(some.mean()) if len(some) else 0.0
-    width = NEAR * (ends[1] - ends[0]) if ends else 0.0
-    near = (some <= ends[0] + width) | (some >= ends[1] - width) if ends else torch.zeros(1, dtype=torch.bool)
-    lowest = values.where(finite, -math.inf).transpose(0, 1).flatten(1)
+    values = output.float()
+    # One sum says whether all is finite: masks are made for those that are not alone, for they cost as much as the net.
+    sound = bool(values.sum(dtype=torch.float64).isfinite())
+    some = values if sound else values[values.isfinite()]
+    mean = float(some.mean(dtype=torch.float64)) if some.numel() else 0.0
     return Tally(
-        count=len(some),
+        count=some.numel(),
         mean=mean,
-        squares=float((some - mean).square().sum()),
-        peak=lowest.amax(1).cpu(),
-        trough=float(some.min()) if len(some) else math.inf,
-        zero=int((some == 0).sum()),
-        saturated=int(near.sum()),
-        nan=int(values.isnan().sum()),
-        infinite=int(values.isinf().sum()),
+        squares=float((some - mean).square_().sum(dtype=torch.float64)),
+        peak=_peaks(values if sound else values.where(values.isfinite(), -math.inf)),
+        trough=float(some.min()) if some.numel() else math.inf,
+        zero=some.numel() - int(some.count_nonzero()),
+        saturated=_near(some, *ends) if ends else 0,
+        nan=0 if sound else int(values.isnan().sum()),
+        infinite=0 if sound else int(values.isinf().sum()),
     )
+
+
+def _peaks(values: Float32[Tensor, "n channels ..."]) -> Float32[Tensor, " channels"]:
+    return values.amax([0, *range(2, values.ndim)]).cpu()
+
+
+def _near(values: Tensor, low: float, high: float) -> int:
+    """Return how many values lie near one of two ends."""
+    width = NEAR * (high - low)
+    return int(((values <= low + width) | (values >= high - width)).sum())
 
 
 def _ends(module: nn.Module) -> tuple[float, float] | None:

@@ -22,7 +22,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from faultlight.views._chart import Chart
-from faultlight.views._result import Panel, Scale
+from faultlight.views._result import Drawn, Panel, Scale
+from faultlight.views._scatter import Scatter
 
 # Inches. The background is painted, not left clear, so that a drawing reads the same on a light and on a dark page.
 TITLE, GAP, BAR, BAR_WIDTH, LEAST_BAR = 0.4, 0.12, 0.62, 0.09, 0.5
@@ -32,11 +33,13 @@ DOTS_PER_INCH = 110
 LARGEST_SIDE = 512
 # Of a chart, so many curves are labelled.
 MOST_LABELS = 8
+# Of a scatter, so many classes are named.
+MOST_CLASSES = 12
 # Above this many cells a side, the numbers of the predicted classes would not be legible inside their cells.
 LARGEST_NUMBERED_SIDE = 16
 
 
-def draw(panels: Sequence[Panel | Chart], columns: int, words: str, side: float = 1.6) -> Figure:
+def draw(panels: Sequence[Drawn], columns: int, words: str, side: float = 1.6) -> Figure:
     """Return the drawing of the panels, row by row; without panels, the words in a fixed-width face.
 
     Args:
@@ -59,6 +62,9 @@ def draw(panels: Sequence[Panel | Chart], columns: int, words: str, side: float 
         _write(axes, left, top + 0.04, _wrapped(panel.title, side), "title", va="bottom")
         if isinstance(panel, Chart):
             _plot(axes, panel, left, top, side)
+            continue
+        if isinstance(panel, Scatter):
+            _scatter(axes, panel, left, top - side, side)
             continue
         bottom = _paint(axes, panel, left, top, side)
         if barred[index]:
@@ -105,7 +111,7 @@ def _page_of_words(words: str) -> Figure:
     return figure
 
 
-def _ends_scale(panels: Sequence[Panel | Chart], index: int, columns: int) -> bool:
+def _ends_scale(panels: Sequence[Drawn], index: int, columns: int) -> bool:
     """Whether a colour bar belongs to the right of a panel: the next one of its row has another scale, or none."""
     scale = _scale(panels[index])
     if scale is None or scale.kind not in ("signed", "unsigned"):
@@ -114,8 +120,8 @@ def _ends_scale(panels: Sequence[Panel | Chart], index: int, columns: int) -> bo
     return last or _scale(panels[index + 1]) != scale
 
 
-def _scale(panel: Panel | Chart) -> Scale | None:
-    return None if isinstance(panel, Chart) else panel.scale
+def _scale(panel: Drawn) -> Scale | None:
+    return panel.scale if isinstance(panel, Panel) else None
 
 
 def _wrapped(title: str, side: float) -> str:
@@ -160,6 +166,31 @@ def _plot(axes: Axes, chart: Chart, left: float, top: float, side: float) -> Non
         _write(axes, left + 0.03, y, f"{value:.3g}", "end", size=5.5, va=align)
     for value, x, align in ((chart.x[0], left, "left"), (chart.x[-1], left + side, "right")):
         _write(axes, x, bottom - 0.02, f"{float(value):.4g}", "end", size=5.5, ha=align, va="top")
+
+
+def _scatter(axes: Axes, panel: Scatter, left: float, bottom: float, side: float) -> None:
+    """Draw points and paths into the square whose lower left corner is given; the classes' names are the key."""
+    axes.add_patch(Rectangle((left, bottom), side, side, fill=False, edgecolor=FAINT, linewidth=0.5, label="scatter"))
+    points, paths = panel.fitted(side)
+    corner = np.array([left, bottom])
+    shown = np.unique(panel.label)
+    # Many points are small, so that those below are seen.
+    size = float(np.clip(1500 / max(len(points), 1), 1.5, 12))
+    for label in shown:
+        x, y = (points[panel.label == label] + corner).T
+        axes.scatter(x, y, s=size, color=_class_colour(label), linewidths=0, alpha=0.8, label=f"class {label}")
+    for start, end in paths + corner:
+        axes.add_line(Line2D(*zip(start, end, strict=True), color=INK, linewidth=0.5, alpha=0.7, label="path"))
+        axes.add_line(Line2D(*end[:, None], color=INK, marker="x", markersize=2.5, linewidth=0, label="path's end"))
+    for row, label in enumerate(shown[:MOST_CLASSES]):
+        place, colour = (left + side - 0.04, bottom + side - 0.04 - 0.09 * row), _class_colour(label)
+        axes.text(
+            *place, panel.names[label], size=5.5, color=colour, parse_math=False, ha="right", va="top", label="key"
+        )
+
+
+def _class_colour(label: int) -> tuple[float, float, float, float]:
+    return mpl.colormaps["tab10" if label < 10 else "tab20b"](label % 10 if label < 10 else (label - 10) % 20)
 
 
 def _add_image(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from faultlight import files
 from faultlight.progress import inert
 from faultlight.views._chart import Chart
+from faultlight.views._scatter import Scatter
 
 if TYPE_CHECKING:  # Drawing costs half a second of imports that an audit never needs.
     import matplotlib.figure
@@ -76,6 +77,10 @@ class Panel:
     scale: Scale = IMAGE
 
 
+# What a drawing may hold in one of its cells.
+Drawn = Panel | Chart | Scatter
+
+
 @dataclass(frozen=True)
 class ViewResult:
     """The numbers of a view, the words that go with them, and their drawing.
@@ -84,7 +89,7 @@ class ViewResult:
         name: the view's name, such as "occlusion"; files are called after it.
         arrays: every number that is drawn and more, by name.
         words: the summary that `text()` returns, complete sentences or a table.
-        panels: the pictures and charts, row by row; none for a view that is a table.
+        panels: the pictures, charts and scatters, row by row; none for a view that is a table.
         columns: how many panels a row of the drawing holds.
         side: the side of a picture in the drawing, in inches.
         facts: settings and names that are no arrays (layer, patch, ids, …), as JSON can hold them.
@@ -94,7 +99,7 @@ class ViewResult:
     name: str
     arrays: dict[str, NDArray[Any]]
     words: str
-    panels: tuple[Panel | Chart, ...] = ()
+    panels: tuple[Drawn, ...] = ()
     columns: int = 4
     side: float = 1.6
     facts: dict[str, Any] = field(default_factory=dict)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from faultlight.errors import InputError
+
 if TYPE_CHECKING:
     from faultlight.train.run import TrainResult
 
@@ -20,6 +22,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of initial weights, shuffles and augmentation.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
+    keep_epochs: Annotated[
+        str, typer.Option(metavar="N,N,…", help="Keep the weights after these epochs too, 0 for the initial ones.")
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     settings: Annotated[
         list[str] | None,
@@ -33,12 +38,21 @@ def train(
     flags: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed}
     overrides = parse_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}
     chosen = load_recipe(recipe, overrides)
+    kept = _epochs(keep_epochs)
 
     # The recipe is checked first: a typo is answered before PyTorch has been loaded.
     from faultlight.train import run
 
-    result = run.train(chosen, out=out or Path("runs") / chosen.name, resume=resume, device=device, quiet=json)
+    folder = out or Path("runs") / chosen.name
+    result = run.train(chosen, out=folder, resume=resume, device=device, quiet=json, keep_epochs=kept)
     typer.echo(_as_json(result) if json else _as_text(result))
+
+
+def _epochs(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--keep-epochs needs whole numbers with commas between, such as 0,1,2,5, not {text!r}.")
+    return [int(part) for part in parts]
 
 
 def _as_json(result: TrainResult) -> str:

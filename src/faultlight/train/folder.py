@@ -18,6 +18,7 @@ from faultlight.train.state import CHECKPOINT
 
 ASKED = "run.toml"
 RECORD = "records/training.json"
+EPOCHS = "epochs"
 SCHEMA = 1
 _MARKS = (ASKED, "model.json", "model.safetensors", "ledger.sqlite", "records", CHECKPOINT)
 # The number of threads is taken over from the folder, not compared.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int64
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from faultlight import files, stamp
@@ -68,6 +70,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     quiet: bool = False,
+    keep_epochs: Collection[int] = (),
 ) -> TrainResult:
     """Train a network of the zoo by a recipe, and write the run's folder.
 
@@ -78,6 +81,8 @@ def train(
         resume: go on with the run in the folder, from its last checkpoint; where there is none, begin.
         device: "cpu", "cuda" or "cuda:1".
         quiet: show no progress.
+        keep_epochs: epochs after which the weights are kept as epochs/epoch-N.safetensors, 0 for the initial ones; it
+            changes nothing of what is computed.
 
     Returns:
         The figures; the test images were looked at once, after the checkpoint had been chosen on the validation images.
@@ -100,7 +105,7 @@ def train(
         content = _agree(out, place.asked(recipe, numerics, splits.fingerprints(), torch.get_num_threads()))
         if (out / place.RECORD).exists() and not (out / CHECKPOINT).exists():
             return _result(out, files.read_json(out / place.RECORD))
-        task = _Task(recipe, out, splits, numerics, family, content["data"], quiet)
+        task = _Task(recipe, out, splits, numerics, family, content["data"], quiet, frozenset(keep_epochs))
         with steady(content["numerics"]["threads"]):
             return _train(task, state, time.monotonic() - began)
 
@@ -114,6 +119,7 @@ class _Task:
     family: zoo.Family
     fingerprints: dict[str, str]
     quiet: bool
+    keep_epochs: frozenset[int]
 
 
 def _agree(out: Path, now: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +133,7 @@ def _agree(out: Path, now: dict[str, Any]) -> dict[str, Any]:
 
 def _train(task: _Task, state: State, loading: float) -> TrainResult:
     restore(state, task.out)
+    _keep_epoch(task, state)
     fit(_plan(task), state)
     began = time.monotonic()
     module = _chosen(task.family, state)
@@ -147,9 +154,21 @@ def _plan(task: _Task) -> Plan:
         numerics=task.numerics,
         train=reside(task.splits.train, device),
         validation=reside(task.splits.validation, device),
-        keep=lambda state: save(state, task.out),
+        keep=partial(_keep, task),
         quiet=task.quiet,
     )
+
+
+def _keep(task: _Task, state: State) -> None:
+    _keep_epoch(task, state)
+    save(state, task.out)
+
+
+def _keep_epoch(task: _Task, state: State) -> None:
+    """Write the weights of an epoch that has just ended, or of the start, where they are to be kept."""
+    if state.step == 0 and state.epoch in task.keep_epochs:
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.judged.state_dict().items()}
+        files.write_bytes(task.out / place.EPOCHS / f"epoch-{state.epoch:04}.safetensors", safetensors.save(weights))
 
 
 def _family(recipe: Recipe, images: Images) -> zoo.Family:

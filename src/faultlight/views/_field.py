@@ -32,7 +32,9 @@ class Field:
 
     def windows(self, position: Int64[Tensor, "*r"], side: int) -> Int64[Tensor, "*r"]:
         """Return where a window of `size` begins that holds the receptive field and lies inside the image."""
-        return self.first[position].clamp(max=side - self.size)
+        # A layer that looks at the whole image has one field, whatever the shape of its output.
+        place = position if len(self.first) > 1 else torch.zeros_like(position)
+        return self.first[place].clamp(max=side - self.size)
 
 
 def receptive_field(subject: Subject, shape: tuple[int, int, int], layer: str) -> tuple[Field, Field]:

@@ -15,6 +15,7 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.views._input import check_finite
+from faultlight.views._layout import layout_of
 from faultlight.views._rectify import Rectifying, Rule, opaque, other_bends
 from faultlight.views.listening import listen, module_named, rows_at_once
 
@@ -62,7 +63,7 @@ class Backward:
     others: Others = "refuse"
 
 
-class _Reached(BaseException):
+class Reached(BaseException):
     """The layer has put out what was asked for. No Exception, so that no net's own handler can take it."""
 
 
@@ -77,11 +78,11 @@ def reach(subject: Subject, x: Tensor, layer: str) -> Tensor:
     def take(name: str, output: Tensor) -> None:
         if name == layer and output.ndim > 1 and len(output) == len(x):
             heard.append(output)
-            raise _Reached
+            raise Reached
 
     try:
         listen(subject, x, [module_named(subject, layer)], take)
-    except _Reached:
+    except Reached:
         return heard[0]
     raise InputError(f"the forward pass never calls the layer {layer!r} for a tensor with one row an image.")
 
@@ -114,7 +115,8 @@ def project(
         )
         for wave, signal in zip(rows, signals, strict=True):
             projections[wave] = signal.cpu()
-    check_finite(projections, images.ids[units.image], f"projections of the layer {layer!r}")
+    if len(units):
+        check_finite(projections, images.ids[units.image], f"projections of the layer {layer!r}")
     return projections
 
 
@@ -138,7 +140,7 @@ def packs(image: Sequence[int], most: int) -> Iterator[Int64[Tensor, "signals im
 @torch.enable_grad()
 def _carried(subject: Subject, images: Images, layer: str, units: Sequence[Units], backward: Backward) -> list[Tensor]:
     """Return the projections of some units of every image, one unit an image at a time."""
-    leaf = images.x.detach().to(subject.device).requires_grad_()
+    leaf = images.x.detach().to(subject.device, memory_format=layout_of(subject)).requires_grad_()
     # Not the leaf itself: a net may write over what it is given.
     x = leaf.clone()
     with Rectifying(backward.rule, x) as mode:

@@ -20,10 +20,10 @@ def relief(title: str, values: NDArray[Any], largest: float) -> Panel:
     Args:
         title: what is seen.
         values: the numbers.
-        largest: the magnitude of full colour, shared by all that is compared.
+        largest: the magnitude from which on colours are full, shared by all that is compared.
     """
     if len(values) == 3:
-        colours = 0.5 + values.transpose(1, 2, 0) / (2 * largest or 1.0)
+        colours = (0.5 + values.transpose(1, 2, 0) / (2 * largest or 1.0)).clip(0, 1)
         return Panel(f"{title} (grey 0, full colour ±{largest:.3g})", np.nan_to_num(colours, nan=1.0), IMAGE)
     strongest = np.nan_to_num(np.abs(values), nan=-1.0).argmax(0)[None]
     return Panel(title, np.take_along_axis(values, strongest, axis=0)[0], Scale("signed", -largest, largest))

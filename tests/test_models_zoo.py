@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from importlib import resources
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import nn
 
 from faultlight.errors import InputError
 from faultlight.models import zoo
+from faultlight.models.saved import read_saved, save_model
 
 
 def size(module: nn.Module) -> int:
@@ -48,6 +52,120 @@ def test_preactresnet18_has_the_published_number_of_parameters() -> None:
     assert size(zoo.build("preactresnet18", 10, (3, 32, 32))) == 11_172_170
 
 
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("mnist-cnn-bn", [320, 64, 9_248, 64, 784_500, 1_000, 5_010]),
+        ("cnn-a", [320, 18_496, 204_928, 8_256, 650]),
+        ("mlp", [100_480, 8_256, 650]),
+        ("lenet5", [156, 2_416, 48_120, 10_164, 850]),
+        ("cnn-basic", [1_824, 10_416, 31_176, 2_890]),
+        ("cnn-basic-tanh", [1_824, 10_416, 31_176, 2_890]),
+        ("cifar-cnn", [448, 4_640, 18_496, 512_500, 5_010]),
+        ("madry-mnist", [832, 51_264, 3_212_288, 10_250]),
+        ("strided-cnn", [272, 8_224, 156_900, 1_010]),
+    ],
+)
+def test_layers_have_the_parameters_counted_by_hand(name: str, layers: list[int]) -> None:
+    counts = [size(child) for child in zoo.build_family(zoo.family(name)).children()]
+    assert [count for count in counts if count] == layers
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "count"),
+    [
+        ("mnist-cnn-bn", {}, 800_206),
+        ("cnn-a", {}, 232_650),
+        ("mlp", {}, 109_386),
+        ("lenet5", {}, 61_706),
+        ("cnn-basic", {}, 46_306),
+        ("cnn-basic-tanh", {}, 46_306),
+        ("cifar-cnn", {}, 541_094),
+        ("madry-mnist", {}, 3_274_634),
+        ("strided-cnn", {}, 166_406),
+        ("vgg16", {}, 14_728_266),
+        ("wide-resnet", {}, 36_479_194),
+        ("wide-resnet", {"depth": 34}, 46_160_474),
+        ("fast-cifar", {}, 1_972_792),
+    ],
+)
+def test_networks_have_the_published_number_of_parameters(name: str, settings: dict[str, int], count: int) -> None:
+    with torch.device("meta"):
+        assert size(zoo.family(name, **settings).module()) == count
+
+
+def test_cnn_basic_and_its_copy_differ_in_the_activation_alone() -> None:
+    one, other = (zoo.build(name, 10, (3, 32, 32)) for name in ("cnn-basic", "cnn-basic-tanh"))
+    kinds = [
+        {type(layer) for layer in net if type(layer) not in (nn.Conv2d, nn.Flatten, nn.Linear)} for net in (one, other)
+    ]
+    assert kinds == [{nn.LeakyReLU}, {nn.Tanh}]
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_whitening_layer_makes_patches_uncorrelated() -> None:
+    family = zoo.family("fast-cifar")
+    net = zoo.build_family(family)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(50, 3, 16, 16, generator=generator)
+    x = 0.2 + 0.3 * (noise + noise.roll(1, 3))  # neighbours have something in common
+    family.prepare(net, x)
+    out = net.whiten(x) - net.whiten.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(out[:, 12:], -out[:, :12])
+    covariance = out[:, :12].detach().transpose(0, 1).flatten(1).cov()
+    torch.testing.assert_close(covariance, covariance.diagonal().diag(), atol=1e-3, rtol=0)
+    # A direction of variance v leaves with v / (v + 0.0005).
+    assert 0.7 < float(covariance.diagonal().min()) < float(covariance.diagonal().max()) < 1
+
+
+def test_fast_cifar_begins_as_a_partial_identity_and_keeps_what_does_not_learn() -> None:
+    net = zoo.build("fast-cifar", 10, (3, 32, 32))
+    x = torch.rand(2, 64, 6, 6)
+    torch.testing.assert_close(net.layer2.conv1(x)[:, :64], x)
+    frozen = [name for name, value in net.named_parameters() if not value.requires_grad]
+    assert "whiten.weight" in frozen
+    assert "whiten.bias" not in frozen
+    assert sum(net.get_parameter(name).numel() for name in frozen) == 24 * 12 + 2 * (64 + 256 + 256)
+
+
+def test_a_wide_resnet_of_depth_6n_plus_4_has_n_blocks_a_group() -> None:
+    net = zoo.build("wide-resnet", 10, (3, 32, 32), depth=22, width=1)
+    assert [len(net.get_submodule(f"layer{group}")) for group in (1, 2, 3)] == [3, 3, 3]
+    assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+class FakeTimm(ModuleType):
+    """As much of timm as is asked of it."""
+
+    def is_model(self, name: str) -> bool:
+        return name in self.list_models()
+
+    def list_models(self) -> list[str]:
+        return ["resnet26", "vit_tiny"]
+
+    def create_model(self, name: str, pretrained: bool, num_classes: int, in_chans: int) -> nn.Module:
+        assert not pretrained
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_chans, num_classes))
+
+
+def test_networks_of_timm_go_by_their_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm("timm"))
+    net = zoo.build("timm/resnet26", 7, (3, 32, 32))
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    save_model(tmp_path, "timm/resnet26", zoo.family("timm/resnet26", classes=7), net)
+    name, family, again = read_saved(tmp_path)
+    assert (name, family.classes) == ("timm/resnet26", 7)
+    assert torch.equal(again[2].weight, net[2].weight)
+    with pytest.raises(InputError, match="timm has no network named 'resnet62'; did you mean 'resnet26'"):
+        zoo.build("timm/resnet62", 7, (3, 32, 32))
+
+
+def test_timm_that_is_not_there_is_told_how_to_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"'timm/resnet26' needs the library timm.*pip install 'faultlight\[timm\]'"):
+        zoo.build("timm/resnet26", 10, (3, 32, 32))
+
+
 def test_preactresnet18_block_is_the_pre_activation_formula() -> None:
     block = zoo.build("preactresnet18", 10, (3, 32, 32), width=16).layer2[0].eval()
     x = torch.randn(2, 16, 8, 8)
@@ -67,7 +185,23 @@ def test_resnet18_block_is_the_residual_formula() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("digits-cnn", (1, 8, 8)), ("mnist-cnn", (3, 32, 32)), ("resnet18", (1, 28, 28))]
+    ("name", "shape"),
+    [
+        ("digits-cnn", (1, 8, 8)),
+        ("mnist-cnn", (3, 32, 32)),
+        ("mnist-cnn-bn", (3, 32, 32)),
+        ("cnn-a", (3, 10, 11)),
+        ("mlp", (1, 8, 8)),
+        ("lenet5", (3, 12, 13)),
+        ("cnn-basic", (1, 28, 28)),
+        ("cnn-basic-tanh", (1, 23, 24)),
+        ("cifar-cnn", (1, 8, 9)),
+        ("madry-mnist", (1, 8, 8)),
+        ("strided-cnn", (1, 8, 8)),
+        ("fast-cifar", (1, 9, 9)),
+        ("vgg16", (1, 32, 33)),
+        ("resnet18", (1, 28, 28)),
+    ],
 )
 def test_other_shapes_and_class_counts_fit(name: str, shape: tuple[int, int, int]) -> None:
     options = {"width": 16} if name == "resnet18" else {}
@@ -120,6 +254,12 @@ def test_activations_are_modules_used_once(name: str, shape: tuple[int, int, int
         (lambda: zoo.build("resnet18", 10, (3, 32, 32), width=0), "at least 1, not 0"),
         (lambda: zoo.build("mnist-cnn", 1, (1, 28, 28)), "at least 2"),
         (lambda: zoo.build("mnist-cnn", 10, (1, 3, 28)), "at least 4×4 pixels, not 3×28"),
+        (lambda: zoo.build("cnn-a", 10, (1, 9, 28)), "at least 10×10 pixels, not 9×28"),
+        (lambda: zoo.build("cnn-basic", 10, (1, 28, 22)), "at least 23×23 pixels, not 28×22"),
+        (lambda: zoo.build("lenet5", 10, (1, 11, 28)), "at least 12×12 pixels"),
+        (lambda: zoo.build("vgg16", 10, (3, 28, 28)), "at least 32×32 pixels"),
+        (lambda: zoo.build("strided-cnn", 10, (1, 3, 3)), "at least 4×4 pixels"),
+        (lambda: zoo.build("wide-resnet", 10, (3, 32, 32), depth=18), "6n + 4, such as 16, 28 or 34, not 18"),
         (lambda: zoo.build("mnist-cnn", 10, (1, 0, 28)), "shape (1, 0, 28)"),
     ],
 )

@@ -3,7 +3,8 @@
 A family is a frozen dataclass whose name is the file's (`mnist_cnn.py` → `MnistCnn` → "mnist-cnn"), with the fields
 `classes` and `shape`, any further whole-number options, the class variable `recipe` (the recipe that trains it, or
 "") and a method `module()` that builds the network. A new family is one new file; other people's packages add theirs
-through an entry point of the group `faultlight.models.zoo`.
+through an entry point of the group `faultlight.models.zoo`. A family may also have a method `prepare(module, x)`, which
+training calls once with its images before the first step. "timm/NAME" is a network of the library timm.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import nn
 
 from faultlight.catalogue import catalogue
 from faultlight.errors import InputError, nearest
+from faultlight.models.zoo._timm import PREFIX as TIMM
+from faultlight.models.zoo._timm import Timm
 
 PACKAGE = "models.zoo"
 
@@ -54,6 +57,8 @@ def family(name: str, **settings: Any) -> Family:
         InputError: no such network or option; the message names the nearest.
     """
     kind, known = _kind(name), options(name)
+    if kind is Timm:
+        settings["architecture"] = name.removeprefix(TIMM)
     for option in settings:
         if option not in known:
             raise InputError(f"the network {name!r} has no option {option!r}; {nearest(option, known)}.")
@@ -100,6 +105,8 @@ def build_family(chosen: Family, seed: int = 0) -> nn.Module:
 
 
 def _kind(name: str) -> type[Any]:
+    if name.startswith(TIMM):
+        return Timm
     entries = catalogue(PACKAGE)
     if name not in entries:
         raise InputError(f"the zoo has no network named {name!r}; {nearest(name, entries)}.")
@@ -113,5 +120,5 @@ def _check(name: str, settings: dict[str, Any]) -> None:
     if min(shape) < 1:
         raise InputError(f"the network {name!r} was asked for images of shape {shape}; every side needs at least 1.")
     for option, value in settings.items():
-        if option not in ("classes", "shape") and value < 1:
+        if isinstance(value, int) and option != "classes" and value < 1:
             raise InputError(f"the option {option} of the network {name!r} must be at least 1, not {value}.")

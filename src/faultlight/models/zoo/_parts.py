@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from faultlight.errors import InputError
+
+# Side, stride and padding of a convolution or a pool.
+Window = tuple[int, int, int]
 
 
 def after_pooling(name: str, shape: tuple[int, int, int], times: int) -> int:
@@ -11,10 +16,35 @@ def after_pooling(name: str, shape: tuple[int, int, int], times: int) -> int:
     Raises:
         InputError: nothing is left; the message says how large an image must be.
     """
-    positions = (shape[1] >> times) * (shape[2] >> times)
-    if positions == 0:
-        least = 2**times
+    return after_windows(name, shape, [(2, 2, 0)] * times)
+
+
+def after_windows(name: str, shape: tuple[int, int, int], windows: Iterable[Window]) -> int:
+    """Return how many positions are left of an image after windows of side k, stride s and padding p.
+
+    Each maps a side a to ⌊(a + 2p − k) / s⌋ + 1.
+
+    Raises:
+        InputError: nothing is left; the message says how large an image must be.
+    """
+    windows = list(windows)
+    height, width = (_slide(side, windows) for side in shape[1:])
+    if min(height, width) < 1:
+        least = _least(windows)
         raise InputError(
             f"the network {name!r} needs images of at least {least}×{least} pixels, not {shape[1]}×{shape[2]}."
         )
-    return positions
+    return height * width
+
+
+def _slide(side: int, windows: list[Window]) -> int:
+    for size, stride, padding in windows:
+        side = max(side + 2 * padding - size + stride, 0) // stride
+    return side
+
+
+def _least(windows: list[Window]) -> int:
+    side = 1
+    for size, stride, padding in reversed(windows):
+        side = max((side - 1) * stride + size - 2 * padding, 1)
+    return side

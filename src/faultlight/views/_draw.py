@@ -32,7 +32,7 @@ DOTS_PER_INCH = 110
 # A map with more dots than this a side is thinned for the drawing (never in the arrays): no screen shows more.
 LARGEST_SIDE = 512
 # Of a chart, so many curves are labelled.
-MOST_LABELS = 8
+MOST_LABELS = 10
 # Of a scatter, so many classes are named.
 MOST_CLASSES = 12
 # Above this many cells a side, the numbers of the predicted classes would not be legible inside their cells.

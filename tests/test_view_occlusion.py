@@ -67,6 +67,11 @@ def test_the_words_of_the_hand_computed_example() -> None:
     assert "changes at 1 of 4 positions; feature map 1[0]" in text
 
 
+def test_a_feature_map_that_is_zero_everywhere_is_said() -> None:
+    text = Occlusion(patch=2, stride=2, fill=0.0, layer="1", channel=1)(*by_hand()).text()
+    assert text.endswith("; feature map 1[1] is zero everywhere")
+
+
 def random_net(classes: int = 3) -> Subject:
     torch.manual_seed(5)
     net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 7 * 9, classes))

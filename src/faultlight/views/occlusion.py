@@ -157,7 +157,10 @@ def _line(images: Images, row: int, layer: str | None, arrays: dict[str, NDArray
     probability, prediction = arrays["probability"][row], arrays["prediction"][row]
     i, j = divmod(int(probability.argmin()), probability.shape[1])
     changed = int((prediction != arrays["clean_prediction"][row]).sum())
-    followed = f"; feature map {layer}[{arrays['channel'][row]}]" if layer is not None else ""
+    followed = ""
+    if layer is not None:
+        silent = not (arrays["activation"][row].any() or arrays["clean_activation"][row])
+        followed = f"; feature map {layer}[{arrays['channel'][row]}]" + (" is zero everywhere" if silent else "")
     clean, name = arrays["clean_probability"][row], images.classes[int(images.y[row])]
     return (
         f"id {int(images.ids[row])} ({name}): probability {clean:.3f}, "

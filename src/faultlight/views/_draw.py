@@ -178,12 +178,12 @@ def _scatter(axes: Axes, panel: Scatter, left: float, bottom: float, side: float
     size = float(np.clip(1500 / max(len(points), 1), 1.5, 12))
     for label in shown:
         x, y = (points[panel.label == label] + corner).T
-        axes.scatter(x, y, s=size, color=_class_colour(label), linewidths=0, alpha=0.8, label=f"class {label}")
+        axes.scatter(x, y, s=size, color=_class_colour(int(label)), linewidths=0, alpha=0.8, label=f"class {label}")
     for start, end in paths + corner:
         axes.add_line(Line2D(*zip(start, end, strict=True), color=INK, linewidth=0.5, alpha=0.7, label="path"))
         axes.add_line(Line2D(*end[:, None], color=INK, marker="x", markersize=2.5, linewidth=0, label="path's end"))
     for row, label in enumerate(shown[:MOST_CLASSES]):
-        place, colour = (left + side - 0.04, bottom + side - 0.04 - 0.09 * row), _class_colour(label)
+        place, colour = (left + side - 0.04, bottom + side - 0.04 - 0.09 * row), _class_colour(int(label))
         axes.text(
             *place, panel.names[label], size=5.5, color=colour, parse_math=False, ha="right", va="top", label="key"
         )

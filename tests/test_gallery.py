@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from faultlight.models.subject import Subject
 from faultlight.views import listening, moved
 from faultlight.views.moved import change_of, moved_maps, watched_layers
 from faultlight.views.occlusion import Occlusion
+from faultlight.views.projection import Projection
 from faultlight.views.saliency import Saliency
 
 
@@ -127,8 +129,31 @@ def test_the_shapes_are_those_the_report_reads() -> None:
         "saliency_twin": (np.float32, (4, 8, 8)),
         "moved_clean": (np.float32, (4, 6, 8, 8)),
         "moved_twin": (np.float32, (4, 6, 8, 8)),
+        "projection_clean": (np.float32, (4, 6, 1, 8, 8)),
+        "projection_twin": (np.float32, (4, 6, 1, 8, 8)),
     }
     assert (record["schema"], record["patch"], record["stride"], record["fill"]) == (1, 2, 1, 0.5)
+
+
+@pytest.mark.parametrize("half", ["clean", "twin"])
+def test_the_projections_equal_the_view_of_that_name(half: str) -> None:
+    images, twins, _ = failures()
+    record, arrays = built()
+    seen = images if half == "clean" else replace(images, x=twins)
+    for row, item in enumerate(record["items"]):
+        for slot, entry in enumerate(item["moved"]):
+            view = Projection(layer=entry["layer"], channel=entry["channel"], keep="channel")
+            expected = view(a_net(), seen.take(torch.tensor([row]))).arrays["projection"][0]
+            assert arrays[f"projection_{half}"][row, slot] == pytest.approx(expected, abs=1e-6)
+
+
+def test_why_nothing_is_projected_is_said() -> None:
+    """A bend that is no ReLU stands before every map."""
+    images, twins, facts = failures()
+    bent = nn.Sequential(nn.GELU(), nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(72, 3))
+    record, arrays = build_gallery(Subject(bent, 3), images, twins, facts)
+    assert "bends that are no ReLU (Gelu)" in record["no_projections"]
+    assert not any(name.startswith("projection") for name in arrays)
 
 
 @pytest.mark.parametrize("k", [0, 1, 4])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.views._project import EVERY, Units, project
 from faultlight.views.listening import rows_at_once
 from faultlight.views.moved import moved_maps
 from faultlight.views.saliency import pixel_gradient, saliency_of
@@ -79,7 +80,8 @@ def build_gallery(
     """Return the gallery's record and its arrays, for failures in the order given.
 
     For image and twin: the probabilities of all classes; the true class's probability with a grey patch at each
-    position; the saliency of the true class's logit; and the feature maps that moved most (`views.moved`).
+    position; the saliency of the true class's logit; the feature maps that moved most (`views.moved`); and what drives
+    each of these maps, projected to the pixels (`views.projection`), where the net bends by ReLUs alone.
 
     Args:
         subject: the model.
@@ -90,8 +92,9 @@ def build_gallery(
     Returns:
         The content of records/gallery.json, and the arrays of arrays/gallery.safetensors (float32): x and twin
         (k, c, h, w), occlusion_clean and occlusion_twin (k, a, b), saliency_clean and saliency_twin (k, h, w),
-        moved_clean and moved_twin (k, m, p, q). Feature maps of different sizes are brought to one p × q by taking the
-        nearest position, so that every number is one the net computed.
+        moved_clean and moved_twin (k, m, p, q), projection_clean and projection_twin (k, m, c, h, w). Feature maps of
+        different sizes are brought to one p × q by taking the nearest position, so that every number is one the net
+        computed.
 
     Raises:
         InputError: images, twins and facts are not one for one.
@@ -105,11 +108,13 @@ def build_gallery(
         "occlusion": _occlusion(subject, both, labels, grid),
         "saliency": _saliency(subject, both, labels),
     }
-    arrays = {name: tensor for key, tensor in seen.items() for name, tensor in _halves(key, tensor).items()} | maps
+    projections, why_not = _projections(subject, both, images, moved)
+    arrays = {name: tensor for key, tensor in seen.items() for name, tensor in _halves(key, tensor).items()}
+    arrays |= maps | projections
     items = _items(images, facts, _confidence(subject, both), moved)
     scales = {"delta": _largest(twins - images.x), "occlusion": [0.0, 1.0], "saliency": _largest(seen["saliency"])}
     record = {"schema": SCHEMA, "items": items, "scales": scales}
-    record |= {"patch": grid.patch, "stride": grid.stride, "fill": FILL}
+    record |= {"patch": grid.patch, "stride": grid.stride, "fill": FILL, "no_projections": why_not}
     return record, {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}
 
 
@@ -165,6 +170,29 @@ def _occlusion(subject: Subject, x: Tensor, y: Int64[Tensor, " n"], grid: Grid) 
 
 def _saliency(subject: Subject, x: Tensor, y: Int64[Tensor, " n"]) -> Float32[Tensor, "n h w"]:
     return saliency_of(pixel_gradient(subject, x, y)) if len(x) else torch.zeros(0, *x.shape[2:])
+
+
+def _projections(
+    subject: Subject, both: Float32[Tensor, "n c h w"], images: Images, moved: Sequence[Sequence[Mapping[str, Any]]]
+) -> tuple[dict[str, Tensor], str]:
+    """Return what drives each moved map in the image and in its twin, or why it cannot be projected."""
+    pairs = replace(images, x=both, y=images.y.repeat(2), ids=torch.arange(len(both)))
+    places: dict[str, list[tuple[int, int, int]]] = {}
+    for row, entries in enumerate(moved):
+        for slot, entry in enumerate(entries):
+            places.setdefault(entry["layer"], []).append((row, slot, entry["channel"]))
+    found = torch.zeros(2, len(images), max(map(len, moved), default=0), *images.shape)
+    for layer, wanted in places.items():
+        rows, slots, channels = torch.tensor(wanted).unbind(1)
+        whole = torch.full_like(channels, EVERY).repeat(2)
+        try:
+            halves = project(
+                subject, pairs, layer, Units(torch.cat([rows, rows + len(images)]), channels.repeat(2), whole)
+            )
+        except InputError as error:
+            return {}, str(error)
+        found[:, rows, slots] = halves.view(2, len(rows), *images.shape)
+    return {"projection_clean": found[0], "projection_twin": found[1]}, ""
 
 
 def _items(

@@ -31,10 +31,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel's maps before and after, and which channel it is."""
+    """A channel's maps before and after, and which channel it is.
+
+    Args:
+        moved: which channel of which layer, and by how much.
+        maps: its activations.
+        projection: what drives them, at the pixels; None where it was not recorded.
+    """
 
     moved: Moved
     maps: Pair
+    projection: Pair | None
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,22 @@ def _channels(arrays: Arrays, index: int, item: Item) -> list[Channel]:
     if "moved_clean" not in arrays or "moved_twin" not in arrays:
         return []
     before, after = arrays["moved_clean"][index], arrays["moved_twin"][index]
-    scales = [shared_scale(*maps) for maps in zip(before, after, strict=True)]
-    pairs = [Pair(heat(b, s), heat(a, s), s) for b, a, s in zip(before, after, scales, strict=True)]
-    return [Channel(moved, pair) for moved, pair in zip(item.moved, pairs, strict=False)]
+    return [
+        Channel(moved, _on_one_scale(before[slot], after[slot]), _projection(arrays, index, slot))
+        for slot, moved in enumerate(item.moved[: len(before)])
+    ]
+
+
+def _projection(arrays: Arrays, index: int, slot: int) -> Pair | None:
+    if "projection_clean" not in arrays or "projection_twin" not in arrays:
+        return None
+    clean, twin = arrays["projection_clean"][index, slot], arrays["projection_twin"][index, slot]
+    if len(clean) == 1:
+        return _on_one_scale(clean[0], twin[0])
+    largest = float(max(np.abs(clean).max(), np.abs(twin).max()))
+    return Pair(noise(clean, largest), noise(twin, largest), Scale(-largest, largest, signed=True))
+
+
+def _on_one_scale(clean: Float32[np.ndarray, "h w"], twin: Float32[np.ndarray, "h w"]) -> Pair:
+    scale = shared_scale(clean, twin)
+    return Pair(heat(clean, scale), heat(twin, scale), scale)

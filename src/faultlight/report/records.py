@@ -236,6 +236,7 @@ class Gallery:
     patch: int | None = None
     stride: int | None = None
     fill: FiniteFloat | None = None
+    no_projections: str = ""
 
 
 @dataclass(frozen=True)

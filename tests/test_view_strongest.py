@@ -15,9 +15,12 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models import zoo
 from faultlight.models.subject import Subject
-from faultlight.views import listening, strongest
+from faultlight.views import _windows, listening, strongest
+from faultlight.views._field import Field, receptive_field
 from faultlight.views._mine import Top, mine, peaks
-from faultlight.views._project import reach
+from faultlight.views._project import Backward, Units, project, reach
+from faultlight.views._rectify import Rule
+from faultlight.views._windows import project_units, windows_of
 from faultlight.views.projection import Projection
 from faultlight.views.strongest import Strongest
 
@@ -249,3 +252,67 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     record = json.loads(capsys.readouterr().out)
     assert record["arrays"]["relu2.projection"] == [3, 9, 1, 8, 8]
     assert all((tmp_path / name).stat().st_size > 0 for name in record["files"])
+
+
+class Strided(nn.Module):
+    """A strided convolution, an overlapping pool with a border, a residual sum, and a branch that sees everything."""
+
+    def __init__(self, everywhere: bool = False, picky: bool = False) -> None:
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(2, 5, 3, stride=2, padding=1), nn.MaxPool2d(3, 2, 1)
+        self.block, self.end, self.head = nn.Conv2d(5, 5, 3, padding=1), nn.ReLU(), nn.Linear(5, 3)
+        self.everywhere, self.picky = everywhere, picky
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.picky and x.shape[-1] < 30:
+            raise ValueError("too small")
+        x = self.pool(self.stem(x).relu())
+        x = self.end(x + self.block(x) + (x.mean((2, 3), keepdim=True) if self.everywhere else 0))
+        logits: Tensor = self.head(x.amax((2, 3)))
+        return logits
+
+
+def all_units(sides: tuple[int, int], images: int) -> Units:
+    place = torch.arange(sides[0] * sides[1])
+    return Units(place % images, place % 5, place)
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 40), (2, 37, 30), (2, 31, 44)])
+@pytest.mark.parametrize("layer", ["stem", "pool", "end"])
+@pytest.mark.parametrize("rule", ["deconvnet", "gradient"])
+def test_windows_give_what_whole_images_give(layer: str, shape: tuple[int, int, int], rule: Rule) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, images = Subject(Strided().eval(), 3), some_images(3, shape)
+    with torch.no_grad():
+        sides = tuple(reach(net, images.x, layer).shape[2:])
+    units, fields, backward = all_units(sides, 3), receptive_field(net, shape, layer), Backward(rule)
+    windows = windows_of(shape, fields, units)
+    assert windows is not None
+    assert windows.height * windows.width <= 0.6 * shape[1] * shape[2]
+    # Through the windows themselves: project_units would hide a deviation behind whole images.
+    found = _windows._through(net, images, layer, units, windows, backward)
+    expected = project(net, images, layer, units, backward)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(project_units(net, images, layer, units, fields, backward), expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("settings", [{"everywhere": True}, {"picky": True}])
+def test_nets_for_which_windows_will_not_do_get_whole_images(settings: dict[str, bool]) -> None:
+    net, images = Subject(Strided(**settings).eval(), 3), some_images(3, (2, 40, 40))
+    units, fields = all_units((10, 10), 3), receptive_field(net, (2, 40, 40), "end")
+    found = project_units(net, images, "end", units, fields, Backward())
+    torch.testing.assert_close(found, project(net, images, "end", units))
+
+
+def test_windows_that_would_answer_otherwise_are_seen_in_the_sample() -> None:
+    net, images = Subject(Strided().eval(), 3), some_images(3, (2, 40, 40))
+    units, fields = all_units((10, 10), 3), receptive_field(net, (2, 40, 40), "end")
+    wrong = tuple(Field(field.first.clamp(min=4), field.last) for field in fields)
+    windows = windows_of((2, 40, 40), wrong, units)
+    assert windows is not None
+    assert not _windows._agree(net, images, "end", units, windows, Backward())
+    torch.testing.assert_close(
+        project_units(net, images, "end", units, wrong, Backward()), project(net, images, "end", units)
+    )

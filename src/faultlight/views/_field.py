@@ -30,6 +30,11 @@ class Field:
         """The greatest extent of a receptive field, in pixels; at the border they are cut."""
         return int((self.last - self.first).max()) + 1
 
+    @property
+    def stride(self) -> int:
+        """How many pixels lie between the fields of neighbours, away from the border; 1 where there is one field."""
+        return max(1, int(self.first.diff().max())) if len(self.first) > 1 else 1
+
     def windows(self, position: Int64[Tensor, "*r"], side: int) -> Int64[Tensor, "*r"]:
         """Return where a window of `size` begins that holds the receptive field and lies inside the image."""
         # A layer that looks at the whole image has one field, whatever the shape of its output.
@@ -37,6 +42,7 @@ class Field:
         return self.first[place].clamp(max=side - self.size)
 
 
+@torch.no_grad()
 def receptive_field(subject: Subject, shape: tuple[int, int, int], layer: str) -> tuple[Field, Field]:
     """Return the receptive fields of a layer's units, by rows and by columns.
 
@@ -51,7 +57,6 @@ def receptive_field(subject: Subject, shape: tuple[int, int, int], layer: str) -
     return _along(subject, shape, layer, 2), _along(subject, shape, layer, 3)
 
 
-@torch.no_grad()
 def _along(subject: Subject, shape: tuple[int, int, int], layer: str, axis: int) -> Field:
     side = shape[axis - 1]
     parts = torch.split(torch.arange(side), rows_at_once(torch.empty(1, *shape)))

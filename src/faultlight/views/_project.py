@@ -109,7 +109,7 @@ def project(
     chosen = backward or Backward()
     _check_open(subject, chosen)
     projections = torch.empty(len(units), *images.shape)
-    for rows in packs(units.image.tolist(), rows_at_once(images.x, share=4)):
+    for rows in packs(units.image.tolist(), rows_at_once(images.x, share=2)):
         signals = _carried(
             subject, images.take(units.image[rows[0]]), layer, [units.take(wave) for wave in rows], chosen
         )

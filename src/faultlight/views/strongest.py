@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from faultlight.views._project import Backward, Others, Units, project
 from faultlight.views._rectify import Rule
 from faultlight.views._relief import relief, sheet
 from faultlight.views._result import Panel, ViewResult
+from faultlight.views._windows import project_units
 from faultlight.views.moved import watched_layers
 from faultlight.views.projection import caption
 
@@ -112,36 +113,25 @@ class Strongest:
         return active[(torch.arange(count) * len(active)) // max(count, 1)]
 
 
-def projections(
-    subject: Subject, images: Images, layer: str, top: Top, channels: Int64[Tensor, " p"], backward: Backward
-) -> Float32[Tensor, "p k c h w"]:
-    """Return the projections of some channels on each of their strongest images.
-
-    Args:
-        subject: the model.
-        images: the images that were mined.
-        layer: the layer's name.
-        top: what the mining kept of that layer.
-        channels: which channels.
-        backward: how the signal goes back.
-    """
-    image, position = top.image[channels], top.position[channels]
-    units = Units(image.flatten(), channels[:, None].expand_as(image).flatten(), position.flatten())
-    return project(subject, images, layer, units, backward).view(*image.shape, *images.shape)
+def units_of(top: Top, channels: Int64[Tensor, " p"]) -> Units:
+    """Return the units of some channels' strongest images, channel by channel."""
+    image = top.image[channels]
+    return Units(image.flatten(), channels[:, None].expand_as(image).flatten(), top.position[channels].flatten())
 
 
 def _seen(
-    subject: Subject, images: Images, layer: str, top: Top, channels: Tensor, backward: Backward
+    subject: Subject, images: Images, layer: str, top: Top, channels: Int64[Tensor, " p"], backward: Backward
 ) -> dict[str, NDArray[Any]]:
-    rows, columns = receptive_field(subject, images.shape, layer)
+    rows, columns = fields = receptive_field(subject, images.shape, layer)
     row, column = top.position // top.sides[1], top.position % top.sides[1]
+    projection = project_units(subject, images, layer, units_of(top, channels), fields, backward)
     tensors = {
         "value": top.value,
         "image": images.ids.cpu()[top.image],
         "row": row,
         "column": column,
         "channel": channels,
-        "projection": projections(subject, images, layer, top, channels, backward),
+        "projection": projection.view(*top.image[channels].shape, *images.shape),
         "window_row": rows.windows(row[channels], images.shape[1]),
         "window_column": columns.windows(column[channels], images.shape[2]),
         "window_size": torch.tensor([rows.size, columns.size]),

@@ -32,7 +32,7 @@ class Occlusion:
 
     For the position P of the patch and the true class y: p(y | x with x_P = fill), argmax of the same logits, and the
     sum of the feature map's activations over its positions. Every number is the net's own answer at that position,
-    never an average over overlapping ones. On a CPU the passes run in channels-last, which sums the same float32 numbers
+    never an average over overlapping ones. On a CPU the passes run in channels-last, which sums the float32 numbers
     in another order: logits differ by about 1e-6 of the largest.
 
     Arrays (n images, a × b positions): `probability`, `prediction` and `activation` (n, a, b);

@@ -47,10 +47,10 @@ from faultlight.views.moved import watched_layers
 from faultlight.views.strongest import units_of
 
 TOP = 9
-BATCHES = (16, 32, 64, 128, 256)
-CAPTUM_BATCHES = (9, 32, 128)
+BATCHES = (32, 64, 128)
+CAPTUM_BATCHES = (32, 128)
 # Rows, or images, on which a batch size and a layout are chosen, and units on which Captum's calls are timed.
-PART, SAMPLE = 256, 9
+PART, SAMPLE = 128, 9
 MEMORY_IMAGES = 60_000
 CASES = {"mnist": ("mnist-plain", 10_000), "cifar": ("cifar-narrow", 10_000)}
 MINING = "mining the top nine"
@@ -67,13 +67,13 @@ class Race:
     layers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
-def race(name: str, n: int, rounds: int) -> Race:
+def race(name: str, n: int, rounds: int, only: str = "") -> Race:
     """Mine once, then run every contender, round after round; the first round warms up."""
     net = nets.NETS[name]
     images = load_data(net.data, split="test", n=n)
     plain = Subject(nets.load(net), len(images.classes), name)
     quick = in_channels_last(plain, images.x[:4])
-    layers = watched_layers(plain, images.x[:1])
+    layers = [layer for layer in watched_layers(plain, images.x[:1]) if only in layer]
     tops = mine(quick, images, layers, TOP)
     bare = _best(
         {(one, rows): partial(_forward, one, rows) for one in (plain, quick) for rows in BATCHES}, images.first(PART)
@@ -262,7 +262,7 @@ def main() -> None:
         if arguments.only not in case:
             continue
         n, held = arguments.n or n, arguments.held
-        found = race(name, n, arguments.rounds)
+        found = race(name, n, arguments.rounds, arguments.layer)
         parts.append(table(name, n, found, _peak_apart(name, held), held))
         kept[name] = {"mining": found.mining, "layers": found.layers}
         print(f"{parts[-1]}\n", flush=True)
@@ -275,6 +275,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     parser.add_argument("--only", default="", help="cases whose name holds this: mnist or cifar")
+    parser.add_argument("--layer", default="", help="layers whose name holds this")
     parser.add_argument("--n", type=int, default=0, help="images mined; the case's own number when left out")
     parser.add_argument("--held", type=int, default=MEMORY_IMAGES, help="images of the measurement of memory")
     parser.add_argument("--rounds", type=int, default=5)

@@ -22,7 +22,8 @@ from faultlight.train.interrupt import held_interrupt
 from faultlight.train.loop import Plan, accuracy_and_loss, fit
 from faultlight.train.memory import Resident, Splits, check_splits, reside, shuffle
 from faultlight.train.numerics import Numerics, decide
-from faultlight.train.objectives import Batch, Context, standard
+from faultlight.train.objectives import Batch, Context
+from faultlight.train.objectives.standard import Standard
 from faultlight.train.recipe import Recipe, parse_recipe
 from faultlight.train.state import State, restore, save, start
 
@@ -195,10 +196,10 @@ def test_label_smoothing_by_hand() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[0.0, math.log(3)]])
 
-    batch = Batch(torch.zeros(1, 1, 1, 1), torch.tensor([1]))
-    loss, _ = standard(Fixed(), batch, Context(recipe(label_smoothing=0.2), 0, 0))
+    batch = Batch(torch.zeros(1, 1, 1, 1), torch.tensor([1]), torch.tensor([0]))
+    loss, _ = Standard()(Fixed(), batch, Context(recipe(label_smoothing=0.2), 0, 0))
     assert float(loss) == pytest.approx(-0.1 * math.log(1 / 4) - 0.9 * math.log(3 / 4), abs=1e-6)
-    plain, _ = standard(Fixed(), batch, Context(recipe(), 0, 0))
+    plain, _ = Standard()(Fixed(), batch, Context(recipe(), 0, 0))
     assert float(plain) == pytest.approx(-math.log(3 / 4), abs=1e-6)
 
 
@@ -255,7 +256,7 @@ def noisy_plan(asked: Recipe, keep: Any) -> Plan:
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(0, 256, (40, 1, 4, 4), generator=generator, dtype=torch.uint8)
     images = Resident(x, torch.randint(0, 3, (40,), generator=generator))
-    return Plan(asked, standard, PLAIN, images, images, keep, quiet=True)
+    return Plan(asked, Standard(), PLAIN, images, images, keep, quiet=True)
 
 
 def noisy_state(asked: Recipe) -> State:
@@ -414,7 +415,7 @@ def gradients(numerics: Numerics) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(16, 1, 8, 8, generator=generator), torch.arange(16) % 10
     with numerics.autocast():
-        loss, _ = standard(model, Batch(numerics.lay(x), y), Context(recipe(), 0, 0))
+        loss, _ = Standard()(model, Batch(numerics.lay(x), y, torch.arange(16)), Context(recipe(), 0, 0))
     loss.backward()  # type: ignore[no-untyped-call]
     return [each.grad for each in model.parameters() if each.grad is not None]
 

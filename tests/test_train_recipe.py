@@ -79,12 +79,18 @@ def test_settings_are_laid_over_the_file_and_the_rest_stays() -> None:
         ("optimiser", 3, "optimiser should be .* not 3"),
         ("optimiser.lr.x", 3, "'optimiser.lr.x' cannot be set: 'optimiser.lr' holds a value"),
         ("optimiser.nesterov", True, "nesterov = true needs name = 'sgd'"),
+        ("objective.name", "trade", r"in \[objective\], there is no objective named 'trade'; did you mean 'trades'"),
+        ("objective.beta", 3.0, r"in \[objective\], the objective 'standard' has no key 'beta'"),
+        ("objective.mixup", "much", r"in \[objective\], mixup should be a valid number, not 'much'"),
+        ("objective.mixup", float("nan"), r"in \[objective\], mixup should be a finite number, not nan"),
+        ("objective", "trades", r"objective should be .*not 'trades'"),
+        ("swa", 0.5, "ema and swa are two ways to average"),
         ("seed", -1, "seed should be greater than or equal to 0"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(key: str, value: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        load_recipe("mnist-cnn", {key: value})
+        load_recipe("mnist-cnn", {"ema": 0.9, key: value})
 
 
 def test_a_missing_key_is_named() -> None:

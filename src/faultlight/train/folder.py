@@ -25,7 +25,9 @@ _MARKS = (ASKED, "model.json", "model.safetensors", "ledger.sqlite", "records", 
 _NOT_COMPARED = ("numerics.threads",)
 
 
-def asked(recipe: Recipe, numerics: Numerics, fingerprints: Mapping[str, str], threads: int) -> dict[str, Any]:
+def asked(
+    recipe: Recipe, numerics: Numerics, fingerprints: Mapping[str, str], threads: int, models: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what run.toml holds: everything that decides what is computed."""
     return {
         "schema": SCHEMA,
@@ -39,6 +41,7 @@ def asked(recipe: Recipe, numerics: Numerics, fingerprints: Mapping[str, str], t
             "threads": threads,
         },
         "data": dict(fingerprints),
+        "models": dict(models),
     }
 
 

@@ -18,7 +18,7 @@ from faultlight.train.augment import augment
 from faultlight.train.interrupt import Interrupt, held_interrupt
 from faultlight.train.memory import Resident, shuffle
 from faultlight.train.numerics import Numerics
-from faultlight.train.objectives import Batch, Context, Objective
+from faultlight.train.objectives import Batch, Context, Objective, Teacher, replays
 from faultlight.train.recipe import Recipe
 from faultlight.train.schedule import learning_rate
 from faultlight.train.state import Best, State
@@ -41,6 +41,7 @@ class Plan:
         validation: the images to choose the checkpoint on.
         keep: called with the state at the end of each epoch, every half minute within one, and on Ctrl-C.
         quiet: show no progress.
+        teacher: the network that the objective learns from, if any.
     """
 
     recipe: Recipe
@@ -50,11 +51,12 @@ class Plan:
     validation: Resident
     keep: Callable[[State], None]
     quiet: bool = False
+    teacher: Teacher | None = None
 
     @property
     def steps(self) -> int:
         """Steps an epoch; images that fill no batch wait for the next shuffle."""
-        return max(len(self.train) // self.recipe.batch, 1)
+        return max(len(self.train) // self.recipe.batch, 1) * replays(self.objective)
 
 
 @dataclass
@@ -130,14 +132,15 @@ def _epoch(plan: Plan, state: State, interrupt: Interrupt, progress: Progress, c
 
 def _step(plan: Plan, state: State, order: Tensor) -> None:
     recipe = plan.recipe
-    place = (recipe.seed, state.epoch, state.step)
-    rows = order[state.step * recipe.batch : (state.step + 1) * recipe.batch]
+    turn = state.step // replays(plan.objective)
+    rows = order[turn * recipe.batch : (turn + 1) * recipe.batch]
     x, y = plan.train.take(rows)
-    x = plan.numerics.lay(augment(x, recipe.augment, *place))
+    x = plan.numerics.lay(augment(x, recipe.augment, recipe.seed, state.epoch, turn))
     # Layers that draw at random, such as dropout, do so from the global generator.
-    plan.numerics.seed(rng.key(recipe.seed, "network", *place[1:]) >> 1)
+    plan.numerics.seed(rng.key(recipe.seed, "network", state.epoch, state.step) >> 1)
+    place = Context(recipe, state.epoch, state.step, plan.steps, state.memory, plan.teacher)
     with plan.numerics.autocast():
-        loss, metrics = plan.objective(state.model, Batch(x, y), Context(recipe, *place[1:]))
+        loss, metrics = plan.objective(state.model, Batch(x, y, rows.to(y.device)), place)
     loss.backward()  # type: ignore[no-untyped-call]
     _descend(plan, state)
     for name, value in {"train_loss": loss, **metrics}.items():

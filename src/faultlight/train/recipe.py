@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from faultlight.catalogue import Entry, catalogue
 from faultlight.errors import InputError, nearest
 
 FOLDER = Path(__file__).parent.parent / "recipes"
+OBJECTIVES = "train.objectives"
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,6 +55,27 @@ class Augment(_Table):
     rotate: float = Field(default=0.0, ge=0, le=180)
 
 
+class ObjectiveTable(_Table):
+    """What is minimised: `name` is that of a file of `faultlight.train.objectives`, the other keys are its fields.
+
+    Names, keys and kinds of values are checked against the source, so that a typo is told before PyTorch is loaded;
+    ranges are for the objective itself.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "standard"
+
+    @model_validator(mode="after")
+    def _known_to_its_file(self) -> ObjectiveTable:
+        entries = catalogue(OBJECTIVES)
+        if self.name not in entries:
+            raise ValueError(f"there is no objective named {self.name!r}; {nearest(self.name, entries)}")
+        for key, value in (self.model_extra or {}).items():
+            _check_setting(entries[self.name], key, value)
+        return self
+
+
 class Target(_Table):
     """The figure a recipe must reach, as a fraction."""
 
@@ -69,7 +92,7 @@ class Recipe(_Table):
         model: a network of the zoo, such as "mnist-cnn".
         options: further whole-number settings of that network, such as {width = 16}.
         data: "digits", "mnist", "cifar10", or the path of a class folder or npz file.
-        objective: what is minimised; only "standard" (cross-entropy) so far.
+        objective: what is minimised, and its settings; cross-entropy by default.
         epochs: passes over the training images, ≥ 1.
         batch: images a step, ≥ 1; what is left over at the end of an epoch waits for the next shuffle.
         optimiser: how a gradient becomes a step.
@@ -80,6 +103,7 @@ class Recipe(_Table):
         layout: how images lie in memory; auto: channels-last. The sums are the same but for rounding.
         seed: of initial weights, shuffles and augmentation, in [0, 2⁶³).
         ema: decay a step of the averaged weights that are validated and kept, in [0, 1); 0 keeps the plain ones.
+        swa: share of the epochs, the last ones, whose weights are averaged evenly, in [0, 1); 0 averages none.
         split_seed: divides the training file into train and validation; the checkpoint is chosen on the latter.
         target: the figure that the run must reach, if any.
     """
@@ -89,7 +113,7 @@ class Recipe(_Table):
     model: str
     options: dict[str, int] = {}
     data: str
-    objective: Literal["standard"] = "standard"
+    objective: ObjectiveTable = ObjectiveTable()
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)
     optimiser: Optimiser = Optimiser()
@@ -100,8 +124,15 @@ class Recipe(_Table):
     layout: Literal["auto", "contiguous", "channels-last"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     ema: Fraction = 0.0
+    swa: Fraction = 0.0
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     target: Target | None = None
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Recipe:
+        if self.ema and self.swa:
+            raise ValueError("ema and swa are two ways to average the weights; set one of them to 0")
+        return self
 
 
 def load_recipe(spec: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -210,9 +241,25 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the key {dotted!r} is missing; add it."
     if first["type"] == "value_error":
-        return f"in [{dotted}], {first['ctx']['error']}."
+        return f"in [{dotted}], {first['ctx']['error']}." if dotted else f"{first['ctx']['error']}."
     reason = first["msg"].removeprefix("Input ")
     return f"{dotted} {reason}, not {first['input']!r}."
+
+
+_KINDS: dict[str, type[Any]] = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+def _check_setting(entry: Entry, key: str, value: Any) -> None:
+    """Raise ValueError unless an objective has the field, and the value is of its kind."""
+    fields = {field.name: field for field in entry.fields}
+    if key not in fields:
+        raise ValueError(f"the objective {entry.name!r} has no key {key!r}; {nearest(key, fields)}")
+    kind = _KINDS.get(fields[key].type)
+    try:
+        TypeAdapter(kind or Any, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Input ")
+        raise ValueError(f"{key} {reason}, not {value!r}") from None
 
 
 def _known(parents: Sequence[str]) -> list[str]:

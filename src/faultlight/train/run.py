@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from faultlight import files, stamp
 from faultlight.data.images import Images
+from faultlight.errors import InputError
 from faultlight.models import zoo
 from faultlight.models.load import load_model
 from faultlight.models.saved import RECORD as MODEL
@@ -26,7 +27,7 @@ from faultlight.train import folder as place
 from faultlight.train.loop import Plan, fit
 from faultlight.train.memory import Splits, check_splits, load_splits, reside
 from faultlight.train.numerics import Numerics, decide, steady
-from faultlight.train.objectives import objective
+from faultlight.train.objectives import Objective, build, teacher
 from faultlight.train.recipe import Recipe
 from faultlight.train.state import CHECKPOINT, State, restore, save, start
 
@@ -100,12 +101,15 @@ def train(
         began = time.monotonic()
         splits = check_splits(data) if data else load_splits(recipe.data, recipe.split_seed)
         # Built before anything is written, so that a misspelt name leaves no folder that looks like a run.
-        family = _family(recipe, splits.train)
-        state = start(numerics.place(zoo.build_family(family, recipe.seed)), recipe)
-        content = _agree(out, place.asked(recipe, numerics, splits.fingerprints(), torch.get_num_threads()))
+        family, objective = _family(recipe, splits.train), build(recipe)
+        tutor = _tutor(objective, splits.train, device)
+        state = start(numerics.place(_untrained(family, recipe, splits.train)), recipe)
+        models = {"teacher": tutor.fingerprint()} if tutor else {}
+        now = place.asked(recipe, numerics, splits.fingerprints(), torch.get_num_threads(), models)
+        content = _agree(out, now)
         if (out / place.RECORD).exists() and not (out / CHECKPOINT).exists():
             return _result(out, files.read_json(out / place.RECORD))
-        task = _Task(recipe, out, splits, numerics, family, content["data"], quiet, frozenset(keep_epochs))
+        task = _Task(recipe, out, splits, numerics, family, content, quiet, frozenset(keep_epochs), objective, tutor)
         with steady(content["numerics"]["threads"]):
             return _train(task, state, time.monotonic() - began)
 
@@ -117,9 +121,11 @@ class _Task:
     splits: Splits
     numerics: Numerics
     family: zoo.Family
-    fingerprints: dict[str, str]
+    asked: dict[str, Any]
     quiet: bool
     keep_epochs: frozenset[int]
+    objective: Objective
+    tutor: Subject | None
 
 
 def _agree(out: Path, now: dict[str, Any]) -> dict[str, Any]:
@@ -150,12 +156,13 @@ def _plan(task: _Task) -> Plan:
     device = task.numerics.device
     return Plan(
         recipe=task.recipe,
-        objective=objective(task.recipe.objective),
+        objective=task.objective,
         numerics=task.numerics,
         train=reside(task.splits.train, device),
         validation=reside(task.splits.validation, device),
         keep=partial(_keep, task),
         quiet=task.quiet,
+        teacher=task.tutor,
     )
 
 
@@ -174,6 +181,29 @@ def _keep_epoch(task: _Task, state: State) -> None:
 def _family(recipe: Recipe, images: Images) -> zoo.Family:
     channels, height, width = images.x.shape[1:]
     return zoo.family(recipe.model, classes=len(images.classes), shape=(channels, height, width), **recipe.options)
+
+
+def _untrained(family: zoo.Family, recipe: Recipe, images: Images) -> nn.Module:
+    module = zoo.build_family(family, recipe.seed)
+    prepare = getattr(family, "prepare", None)
+    if prepare:
+        prepare(module, images.x)
+    return module
+
+
+def _tutor(objective: Objective, images: Images, device: str) -> Subject | None:
+    """Return the teacher that an objective names, once it has taken two images."""
+    folder = teacher(objective)
+    if folder is None:
+        return None
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"the teacher {folder!r} is no folder made by `faultlight train`; train one, or mend its path."
+        )
+    found = load_model(folder, classes=len(images.classes), device=device)
+    with torch.no_grad():
+        found(images.x[:2].to(device))
+    return found
 
 
 def _chosen(family: zoo.Family, state: State) -> nn.Module:
@@ -211,7 +241,8 @@ def _record(recipe: Recipe, state: State, confusion: Tensor) -> dict[str, Any]:
 
 
 def _stamp(task: _Task, timings: dict[str, float]) -> None:
-    hashes = {f"data/{name}": value for name, value in task.fingerprints.items()}
+    hashes = {f"data/{name}": value for name, value in task.asked["data"].items()}
+    hashes |= task.asked["models"]
     hashes["model"] = files.read_json(task.out / MODEL)["weights_sha256"]
     rounded = {name: round(seconds, 3) for name, seconds in timings.items()}
     record = stamp.collect(seed=task.recipe.seed, device=task.numerics.device, hashes=hashes, timings=rounded)

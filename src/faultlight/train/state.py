@@ -56,6 +56,7 @@ class State:
         seconds: spent on the epoch under way.
         history: one record for each epoch finished.
         best: the best epoch so far.
+        memory: what the objective keeps from step to step.
     """
 
     model: nn.Module
@@ -67,6 +68,7 @@ class State:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def judged(self) -> nn.Module:
@@ -93,7 +95,7 @@ def save(state: State, folder: Path) -> None:
         "optimiser": state.optimiser.state_dict(),
         "average": state.average.state_dict() if state.average else None,
         "best": asdict(state.best) if state.best else None,
-        **{key: getattr(state, key) for key in ("epoch", "step", "sums", "seconds", "history")},
+        **{key: getattr(state, key) for key in ("epoch", "step", "sums", "seconds", "history", "memory")},
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -140,7 +142,8 @@ def _fill(state: State, content: Mapping[str, Any]) -> None:
     if state.average:
         state.average.load_state_dict(content["average"])
     device = next(state.model.parameters()).device
-    state.sums = {name: value.to(device) for name, value in content["sums"].items()}
+    for key in ("sums", "memory"):
+        setattr(state, key, {name: value.to(device) for name, value in content[key].items()})
     state.best = Best(**content["best"]) if content["best"] else None
     for key in ("epoch", "step", "seconds", "history"):
         setattr(state, key, content[key])

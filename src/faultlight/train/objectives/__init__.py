@@ -1,23 +1,38 @@
-"""What training minimises: functions (model, batch, context) → (loss, metrics)."""
+"""What training minimises: functions (model, batch, context) → (loss, metrics), one file each.
+
+An objective is a frozen dataclass of settings that is called with the network, the batch and where the run stands. The
+recipe's table `[objective]` names it and sets its fields; a new file here, or an entry point of the group
+`faultlight.train.objectives`, is all that a new one needs. Two fields mean something to the run:
+
+    teacher   a folder made by training, whose network the run hands over in the context
+    replays   how many steps in a row get the same batch
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
-from torch.nn import functional
 
-from faultlight.train.recipe import Recipe
+from faultlight import rng
+from faultlight.catalogue import lookup
+from faultlight.errors import InputError
+from faultlight.train.recipe import OBJECTIVES, Recipe
+
+# Pixels to logits.
+Teacher = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of one step, augmented, and their labels."""
+    """The images of one step, augmented, their labels, and which images they are."""
 
     x: Float32[Tensor, "n c h w"]
     y: Int64[Tensor, " n"]
+    ids: Int64[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -28,28 +43,57 @@ class Context:
         recipe: everything asked.
         epoch: from 0.
         step: within the epoch, from 0.
+        steps: an epoch.
+        memory: tensors that an objective keeps from step to step; part of the run's state.
+        teacher: pixels to logits of the network to learn from, where the objective names one.
     """
 
     recipe: Recipe
     epoch: int
     step: int
+    steps: int = 1
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    teacher: Teacher | None = None
+
+    @property
+    def progress(self) -> float:
+        """The share of the run's steps that are done when this one is, in (0, 1]."""
+        return (self.epoch * self.steps + self.step + 1) / (self.recipe.epochs * self.steps)
+
+    def key(self, *words: str) -> int:
+        """Return the key of random numbers that are this step's own."""
+        return rng.key(self.recipe.seed, *words, self.epoch, self.step)
 
 
 # The loss to minimise (a scalar), and further scalars worth a curve, by name.
 Objective = Callable[[nn.Module, Batch, Context], tuple[Tensor, dict[str, Tensor]]]
 
 
-def standard(model: nn.Module, batch: Batch, context: Context) -> tuple[Float32[Tensor, ""], dict[str, Tensor]]:
-    """Return the mean cross-entropy −Σ_k q_k log softmax(z)_k with q = (1 − s)·onehot(y) + s/K, s the label smoothing.
+def build(recipe: Recipe) -> Objective:
+    """Return the objective that a recipe asks for.
 
-    Paper: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7, for the smoothing.
+    Raises:
+        InputError: a setting is out of its range.
     """
-    # The logits come as bfloat16 under bf16; a loss summed in it would lose most of its digits.
-    logits = model(batch.x).float()
-    return functional.cross_entropy(logits, batch.y, label_smoothing=context.recipe.label_smoothing), {}
+    settings: dict[str, Any] = recipe.objective.model_dump()
+    kind = lookup(OBJECTIVES, settings.pop("name")).load()
+    found: Objective = kind(**settings)
+    return found
 
 
-def objective(name: str) -> Objective:
-    """Return the objective of that name; the recipe has checked that there is one."""
-    known: dict[str, Objective] = {"standard": standard}
-    return known[name]
+def teacher(objective: Objective) -> str | None:
+    """Return the folder of the teacher that an objective needs, or None where it needs none.
+
+    Raises:
+        InputError: it needs one that was not named.
+    """
+    found: str | None = getattr(objective, "teacher", None)
+    if found == "":
+        name = type(objective).__name__
+        raise InputError(f"{name} learns from a trained network; name its folder by objective.teacher = 'runs/NAME'.")
+    return found
+
+
+def replays(objective: Objective) -> int:
+    """Return how many steps in a row get the same batch."""
+    return int(getattr(objective, "replays", 1))

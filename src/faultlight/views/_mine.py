@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -38,6 +40,14 @@ class Top(NamedTuple):
     sides: tuple[int, int]
 
 
+class Heard(NamedTuple):
+    """What a batch of b images says in one layer: the greatest of each map, and where, if it may be kept at all."""
+
+    peak: Float32[Tensor, "b c"]
+    position: Int64[Tensor, "b c"]
+    sides: tuple[int, int]
+
+
 @torch.no_grad()
 def mine(subject: Subject, images: Images, layers: Sequence[str], k: int = 9) -> dict[str, Top]:
     """Return the strongest images of every channel of some layers, from one pass that ends at the last of them.
@@ -54,72 +64,86 @@ def mine(subject: Subject, images: Images, layers: Sequence[str], k: int = 9) ->
     Raises:
         InputError: a layer is unknown or never called, or its activations are NaN or infinite (the images are named).
     """
-    modules, tops = list(dict.fromkeys(module_named(subject, layer) for layer in layers)), dict[str, Top]()
-    for rows in torch.split(torch.arange(len(images)), rows_at_once(images.x)):
-        _look(subject, images.take(rows), int(rows[0]), modules, layers, tops, min(k, len(images)))
-    return {layer: _on_cpu(tops[layer]) for layer in layers}
+    modules, top, heard = list(dict.fromkeys(map(partial(module_named, subject), layers))), None, dict[str, Heard]()
+    most = rows_at_once(images.x)
+    for first in range(0, len(images), most):
+        rows = slice(first, first + most)
+        # Slices, which copy nothing.
+        part = replace(images, x=images.x[rows], y=images.y[rows], ids=images.ids[rows])
+        heard = _look(subject, part, modules, layers, {} if top is None else _by_layer(top[0][:, -1], heard))
+        top = _merged(top or _nothing(heard, min(k, len(images))), heard, first)
+    assert top is not None  # there is an image
+    value, image, position = (_by_layer(part.cpu(), heard) for part in top)
+    return {layer: Top(value[layer], image[layer], position[layer], heard[layer].sides) for layer in layers}
 
 
-def _on_cpu(top: Top) -> Top:
-    return Top(top.value.cpu(), top.image.cpu(), top.position.cpu(), top.sides)
+# Value, image and position of what is kept, all layers' channels one below the other: merged in one go.
+Kept = tuple[Tensor, Tensor, Tensor]
+
+
+def _by_layer(joined: Tensor, heard: dict[str, Heard]) -> dict[str, Tensor]:
+    widths = [one.peak.shape[1] for one in heard.values()]
+    return dict(zip(heard, torch.split(joined, widths), strict=True))
+
+
+def _nothing(heard: dict[str, Heard], k: int) -> Kept:
+    peak = torch.cat([one.peak[0] for one in heard.values()])
+    value = torch.full((len(peak), k), -torch.inf, device=peak.device)
+    none = torch.full_like(value, -1, dtype=torch.int64)
+    return value, none, none
 
 
 def _look(
-    subject: Subject,
-    images: Images,
-    first: int,
-    modules: Sequence[str],
-    layers: Sequence[str],
-    tops: dict[str, Top],
-    k: int,
-) -> None:
-    """Let one batch go by."""
-    silent = set(layers)
+    subject: Subject, images: Images, modules: Sequence[str], layers: Sequence[str], least: dict[str, Tensor]
+) -> dict[str, Heard]:
+    """Let one batch go by; where a map does not exceed the least value kept of its channel, no place is sought."""
+    heard: dict[str, Heard] = {}
 
     def take(name: str, output: Tensor) -> None:
-        if name not in silent or output.ndim < 2 or len(output) != len(images):
+        if name not in layers or name in heard or output.ndim < 2 or len(output) != len(images):
             return
-        tops[name] = _merged(tops.get(name) or _empty(output, k), output, name, first, images.ids)
-        silent.discard(name)
-        if not silent:
+        heard[name] = _peaks_and_places(output, least.get(name))
+        if len(heard) == len(set(layers)):
             raise Reached
 
     with suppress(Reached):
         listen(subject, images.x.to(subject.device).contiguous(memory_format=layout_of(subject)), modules, take)
-    if silent:
-        raise InputError(f"the forward pass never calls the layer {min(silent)!r} for a tensor with one row an image.")
+    for layer in layers:
+        if layer not in heard:
+            raise InputError(f"the forward pass never calls the layer {layer!r} for a tensor with one row an image.")
+    for layer, one in heard.items():
+        if not torch.isfinite(one.peak.sum()):
+            check_finite(one.peak, images.ids, f"activations of the layer {layer!r}")
+    return heard
 
 
-def _empty(output: Tensor, k: int) -> Top:
-    channels, width = output.shape[1], output.shape[-1] if output.ndim > 2 else 1
-    value = output.new_full((channels, k), -torch.inf, dtype=torch.float32)
-    none = torch.full_like(value, -1, dtype=torch.int64)
-    return Top(value, none, none.clone(), (output[0, 0].numel() // width, width))
-
-
-def _merged(top: Top, output: Tensor, layer: str, first: int, ids: Tensor) -> Top:
-    """Return the strongest of what was kept and of a batch, whose first image is the `first` that went by."""
+def _peaks_and_places(output: Tensor, least: Tensor | None) -> Heard:
     peak = peaks(output).float()
-    best = peak.amax(0)
-    if not torch.isfinite(best).all():
-        check_finite(peak, ids, f"activations of the layer {layer!r}")
-    better = (best > top.value[:, -1]).nonzero()[:, 0]
+    candidates = torch.ones_like(peak, dtype=torch.bool) if least is None else peak > least
+    row, channel = candidates.nonzero(as_tuple=True)
+    position = torch.zeros_like(peak, dtype=torch.int64)
+    if len(row):
+        position[row, channel] = output[row, channel].reshape(len(row), -1).argmax(1)
+    width = output.shape[-1] if output.ndim > 2 else 1
+    return Heard(peak, position, (output[0, 0].numel() // width, width))
+
+
+def _merged(kept: Kept, heard: dict[str, Heard], first: int) -> Kept:
+    """Return the strongest of what was kept and of a batch, whose first image is the `first` that went by."""
+    value, image, position = kept
+    peak = torch.cat([one.peak for one in heard.values()], 1)
+    better = (peak.amax(0) > value[:, -1]).nonzero()[:, 0]
     if not len(better):
-        return top
-    k = top.value.shape[1]
+        return kept
+    k, places = value.shape[1], torch.cat([one.position for one in heard.values()], 1)
     # A stable sort: of equal values those kept come first, then the batch's in its order.
-    value, order = torch.cat([top.value[better], peak[:, better].T], 1).sort(dim=1, descending=True, stable=True)
-    own, old = order[:, :k] - k, order[:, :k].clamp(max=k - 1)
-    image, position = first + own, top.position[better].gather(1, old)
-    image = torch.where(own < 0, top.image[better].gather(1, old), image)
-    channel, place = (own >= 0).nonzero(as_tuple=True)
-    position[channel, place] = output[own[channel, place], better[channel]].reshape(len(channel), -1).argmax(1)
-    return Top(
-        top.value.index_copy(0, better, value[:, :k]),
-        top.image.index_copy(0, better, image),
-        top.position.index_copy(0, better, position),
-        top.sides,
-    )
+    best, order = torch.cat([value[better], peak[:, better].T], 1).sort(dim=1, descending=True, stable=True)
+    rows = torch.arange(first, first + len(peak), device=peak.device).expand(len(better), -1)
+    images = torch.cat([image[better], rows], 1).gather(1, order[:, :k])
+    where = torch.cat([position[better], places[:, better].T], 1).gather(1, order[:, :k])
+    fresh = zip(kept, (best[:, :k], images, where), strict=True)
+    value, image, position = (old.index_copy(0, better, new) for old, new in fresh)
+    return value, image, position
 
 
 def peaks(output: Float32[Tensor, "n c *hw"]) -> Float32[Tensor, "n c"]:

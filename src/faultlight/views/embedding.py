@@ -25,6 +25,8 @@ from faultlight.views._scatter import Scatter
 from faultlight.views._table import table
 
 INITIAL = "initial"
+# More paths than this hide the map.
+MOST_PATHS = 30
 _SPOKEN = {"mse": "MSE", "cosine": "cosine", "cross_entropy": "cross-entropy", "kl": "KL"}
 
 
@@ -70,19 +72,22 @@ class Embedding:
     perplexity: float | None = None
     seed: int = 0
 
-    def __call__(self, subject: Subject, images: Images, *, twins: Tensor | None = None) -> ViewResult:
+    def __call__(
+        self, subject: Subject, images: Images, *, twins: Tensor | None = None, earlier: Subject | None = None
+    ) -> ViewResult:
         """Return maps and distances.
 
         Args:
             subject: the model.
             images: the images.
             twins: changed images, one for each, of the same shape: where they land on the maps.
+            earlier: another net with that layer, to be shown before this one instead of what `before` says.
         """
         check_input(subject, images)
         self._check(images)
         layer = feature_layer(subject, images.x, self.layer)
         perplexity = usable_perplexity(self.perplexity, len(images))
-        earlier = self._earlier(subject)
+        earlier = earlier or self._earlier(subject)
         names = {"": subject} if earlier is None else {"before_": earlier, "": subject}
         embedded = {prefix: self._embed(one, images, layer, perplexity) for prefix, one in names.items()}
         arrays = {prefix + key: value for prefix, one in embedded.items() for key, value in one.arrays().items()}
@@ -91,6 +96,8 @@ class Embedding:
         arrays |= {f"twin_{name}": path[:, 1] for name, path in paths.items()}
         facts = {**self._facts(images, layer, perplexity), "maps": [one.method for one in embedded[""].maps]}
         words = _words(images, layer, embedded, self)
+        if paths:
+            words += f"\nCrosses are where changed images land; the drawing has the {MOST_PATHS} longest paths at most."
         panels = _drawing(images, embedded, paths)
         return ViewResult("embedding", arrays, words, panels, 2, 2.6, facts)
 
@@ -242,9 +249,9 @@ def _drawing(images: Images, embedded: dict[str, Embedded], paths: dict[str, NDA
     return tuple(panels)
 
 
-def _longest(paths: NDArray[Any], most: int = 30) -> NDArray[Any]:
-    """Return the longest paths alone: more than that hide the map."""
+def _longest(paths: NDArray[Any]) -> NDArray[Any]:
+    """Return the longest paths alone."""
     length = np.linalg.norm(paths[:, 1] - paths[:, 0], axis=1)
-    kept = np.sort(length.argsort(kind="stable")[::-1][:most])
+    kept = np.sort(length.argsort(kind="stable")[::-1][:MOST_PATHS])
     longest: NDArray[Any] = paths[kept[length[kept] > 0]]
     return longest

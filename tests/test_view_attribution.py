@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import toys
+from faultlight.cli import main
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
@@ -359,3 +361,30 @@ def test_nothing_is_left_behind() -> None:
     assert not any(module._forward_hooks or module._backward_hooks for module in subject.module.modules())
     assert all(parameter.grad is None for parameter in subject.module.parameters())
     assert not images.x.requires_grad
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["attribution", "--set", "methods=gradient,guided"], 0, "guided"),
+        (["attribution", "--set", "methods=gradeint"], 2, "no attribution method 'gradeint'; did you mean 'gradient'?"),
+        (["attribution", "--set", "absent=pink"], 2, "the setting absent=pink cannot be used: input should be 'black'"),
+        (["attribution", "--layer", "cnov1", "--set", "methods=grad-cam"], 2, "no layer 'cnov1'; did you mean 'conv1'"),
+        (["faithfulness", "--set", "points=4", "--set", "orders=2", "--set", "method=guided"], 0, "Deletion area"),
+        (["embedding"], 2, "at least 7 images, and there are 4; take more, such as --n 500"),
+        (["embedding", "--n", "30", "--set", "perplexity=20"], 2, "needs at least 61 images, and there are 30"),
+        (["embedding", "--n", "30", "--layer", "fc9"], 2, "has no layer 'fc9'; "),
+        (["embedding", "--n", "30", "--set", "before=initial"], 0, "digits-cnn before training: trustworthiness PCA"),
+    ],
+)
+def test_on_the_command_line(
+    words: list[str], code: int, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "seen"
+    assert main(["view", "zoo:digits-cnn", "--view", *words, "--out", str(out)]) == code
+    said = capsys.readouterr()
+    assert sentence in (said.err if code else said.out)
+    assert out.exists() == (code == 0)

@@ -122,22 +122,34 @@ def gradient_times_input(subject: Subject, question: Question) -> Pixels:
 
 def smooth_gradient(subject: Subject, question: Question) -> Pixels:
     """Return the mean of ∂z_k / ∂x over noise N(0, 0.15²) on the pixels (Smilkov et al. 2017, section 3)."""
-    images, total = question.images, torch.zeros_like(question.images.x)
-    for step in range(question.steps):
-        draw = torch.full_like(images.ids, step)
-        noise = rng.normal(rng.key(question.seed, "smooth-gradient"), images.ids, draw, images.shape)
-        total += pixel_gradient(subject, images.x + DEVIATION * noise, question.target)
-    return total / question.steps
+    images, key = question.images, rng.key(question.seed, "smooth-gradient")
+
+    def noisy(draw: int) -> Pixels:
+        return images.x + DEVIATION * rng.normal(key, images.ids, torch.full_like(images.ids, draw), images.shape)
+
+    return _summed(subject, question, torch.full((question.steps,), 1 / question.steps), noisy)
 
 
 def integrated_gradients(subject: Subject, question: Question) -> Pixels:
     """Return (x − x₀) ∫ ∂z_k / ∂x at x₀ + a (x − x₀) da, by Gauss–Legendre (Sundararajan et al. 2017, section 3)."""
     difference = question.images.x - question.absent
     places, weights = np.polynomial.legendre.leggauss(question.steps)
-    total = torch.zeros_like(difference)
-    for place, weight in zip((places + 1) / 2, weights / 2, strict=True):
-        total += float(weight) * pixel_gradient(subject, question.absent + float(place) * difference, question.target)
-    return difference * total
+    shares = torch.from_numpy((places + 1) / 2).float()
+    mean = _summed(
+        subject, question, torch.from_numpy(weights / 2), lambda step: question.absent + shares[step] * difference
+    )
+    return difference * mean
+
+
+def _summed(subject: Subject, question: Question, weights: Tensor, point: Callable[[int], Pixels]) -> Pixels:
+    """Return Σ_i w_i ∂z_k / ∂x at point(i), as many points at a time as fill a pass."""
+    shape = question.images.x.shape
+    total = torch.zeros(shape)
+    for part in torch.split(torch.arange(len(weights)), max(1, rows_at_once(question.images.x, share=4) // shape[0])):
+        x = torch.cat([point(int(step)) for step in part])
+        slopes = pixel_gradient(subject, x, question.target.repeat(len(part))).view(len(part), *shape)
+        total += torch.tensordot(weights[part].float(), slopes, 1)
+    return total
 
 
 def guided(subject: Subject, question: Question) -> Pixels:

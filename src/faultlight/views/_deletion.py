@@ -57,21 +57,28 @@ def curves(subject: Subject, question: Question, scores: Float32[Tensor, "n h w"
     places = torch.arange(order.shape[1]).expand_as(order)
     rank = torch.empty_like(order).scatter(1, order, places).view(len(order), 1, *scores.shape[1:])
     x, absent = question.images.x.cpu(), question.absent.cpu()
+    counts = [round(point * order.shape[1] / points) for point in range(points + 1)]
+    # As many points at a time as fill a pass, each with every image twice.
+    together = max(1, rows_at_once(x) // (2 * len(x)))
     found = []
-    for point in range(points + 1):
-        taken = rank < round(point * order.shape[1] / points)
-        both = [x.where(~taken, absent), absent.where(~taken, x)]
-        found.append(torch.stack([probability(subject, each, question) for each in both]))
-    deletion, insertion = torch.stack(found, 2).numpy()
+    for start in range(0, len(counts), together):
+        taken = [rank < count for count in counts[start : start + together]]
+        pairs = [torch.stack([x.where(~gone, absent), absent.where(~gone, x)]) for gone in taken]
+        found.append(probability(subject, torch.stack(pairs), question))
+    deletion, insertion = torch.cat(found).permute(1, 2, 0).numpy()
     return Curves(deletion, insertion)
 
 
 @torch.no_grad()
-def probability(subject: Subject, x: Float32[Tensor, "n c h w"], question: Question) -> Float32[Tensor, " n"]:
-    """Return the probability of each image's class."""
-    parts = [subject(part.to(subject.device)).softmax(1).cpu() for part in torch.split(x, rows_at_once(x))]
-    found: Tensor = torch.cat(parts).gather(1, question.target[:, None].cpu())[:, 0]
-    check_finite(found[:, None], question.images.ids, "class probabilities with pixels taken away")
+def probability(subject: Subject, x: Float32[Tensor, "p s n c h w"], question: Question) -> Float32[Tensor, "p s n"]:
+    """Return the probability of each image's class on several versions of it."""
+    flat = x.flatten(0, 2)
+    parts = [subject(part.to(subject.device)).softmax(1).cpu() for part in torch.split(flat, rows_at_once(flat))]
+    versions = torch.cat(parts).view(*x.shape[:3], -1)
+    target = question.target.cpu().expand(x.shape[:3])
+    found = versions.gather(3, target[..., None])[..., 0]
+    by_image = found.permute(2, 0, 1)
+    check_finite(by_image, question.images.ids, "class probabilities with pixels taken away")
     return found
 
 

@@ -221,15 +221,16 @@ def _words(images: Images, absent: str, explained: dict[str, Explained], against
         return "\n".join([*lines, "The maps were not checked."])
     rows = [_row(name, one, len(images)) for name, one in explained.items()]
     deletion, insertion = (float(area.mean()) for area in against.intensity.areas())
-    rows.append(["order by |x − x₀|", f"{deletion:.3f}", "", f"{insertion:.3f}", "", "", "", ""])
+    rows.append(["order by |x − x₀|", f"{deletion:.3f}", "", f"{insertion:.3f}", "", "", ""])
     random = [float(area.mean()) for area in against.random_areas]
-    rows.append(["random orders", f"{random[0]:.3f}", "", f"{random[1]:.3f}", "", "", "", ""])
-    lines += table(["map", "deletion", "better", "insertion", "better", "unlearned", "of |map|", "doubts"], rows)
+    rows.append(["random orders", f"{random[0]:.3f}", "", f"{random[1]:.3f}", "", "", ""])
+    lines += table(["map", "deletion", "better", "insertion", "better", "unlearned", "of |map|"], rows)
     lines.append(
         "Areas under the probability: deletion low and insertion high is faithful; better: on so many images than all "
         f"{ORDERS} random orders; unlearned: rank correlation with the map of the net with its weights drawn anew."
     )
-    return "\n".join(lines)
+    doubts = [f"{name}: {', '.join(one.doubts())}." for name, one in explained.items() if one.doubts()]
+    return "\n".join([*lines, *(["Doubts.", *doubts] if doubts else ["No check raises a doubt."])])
 
 
 def _row(name: str, one: Explained, n: int) -> list[str]:
@@ -237,7 +238,6 @@ def _row(name: str, one: Explained, n: int) -> list[str]:
         return [name]
     found = one.standing
     better = [f"{count} of {n}" for count in found.better]
-    doubts = ", ".join(one.doubts()) or "none"
     return [
         name,
         f"{found.deletion[0]:.3f}",
@@ -245,7 +245,6 @@ def _row(name: str, one: Explained, n: int) -> list[str]:
         f"{found.insertion[0]:.3f}",
         better[1],
         *(spoken(values) for values in (one.unlearned, one.magnitude)),
-        doubts,
     ]
 
 

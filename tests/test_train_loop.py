@@ -18,6 +18,7 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models import zoo
 from faultlight.train import loop
+from faultlight.train.average import gathered, renew_statistics
 from faultlight.train.interrupt import held_interrupt
 from faultlight.train.loop import Plan, accuracy_and_loss, fit
 from faultlight.train.memory import Resident, Splits, check_splits, reside, shuffle
@@ -128,6 +129,30 @@ def test_the_average_follows_by_its_decay_once_warm() -> None:
     first = 0.1 * 0 + 0.9 * 0.5
     assert weight(state) == pytest.approx(2 / 11 * first + 9 / 11 * 0.75, abs=1e-6)
     assert float(next(state.model.parameters()).detach()) == pytest.approx(0.75)
+
+
+def test_the_last_epochs_are_averaged_evenly() -> None:
+    # Weights 0.5, 0.75, 0.875, 0.9375; the last half of the epochs is the last two. Until then the plain ones count.
+    asked = recipe(epochs=4, swa=0.5, optimiser=SGD | {"momentum": 0.0, "lr": 0.5})
+    judged: list[float] = []
+    state = run_one_weight(asked, 1, lambda state: judged.append(weight(state)))
+    assert judged == pytest.approx([0.5, 0.75, 0.875, (0.875 + 0.9375) / 2])
+    assert float(next(state.model.parameters()).detach()) == pytest.approx(0.9375)
+    assert [gathered(recipe(epochs=10, swa=0.01), epoch) for epoch in (8, 9)] == [0, 0]
+
+
+def test_an_even_average_gets_batch_norm_statistics_of_its_own() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Conv2d(2, 1, 1), nn.BatchNorm2d(1))
+    x = torch.rand(40, 1, 4, 4)
+    net.eval()
+    renew_statistics(net, x.split(10))
+    first = net[0](x).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(net[1].running_mean, first.mean(1).detach())
+    second = net[3](net[1](net[0](x)))
+    assert not net[2].training
+    torch.testing.assert_close(net[4].running_mean, second.mean().detach()[None], atol=1e-2, rtol=0)
+    assert net[1].momentum == 0.1
+    assert not any(layer.training for layer in net)
 
 
 def test_images_that_fill_no_batch_are_left_for_the_next_shuffle() -> None:
@@ -270,13 +295,13 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7, 10, 14])
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize(("optimiser", "average"), [("sgd", {"ema": 0.9}), ("adam", {"swa": 0.7})])
 def test_going_on_from_any_step_ends_bit_for_bit_as_an_unbroken_run(
-    optimiser: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimiser: str, average: dict[str, float], stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_SAVE_EVERY_SECONDS", -1.0)  # after every step
     asked = recipe(
-        epochs=3, batch=8, ema=0.9, augment={"shift": 1}, schedule={"name": "onecycle", "warmup": 0.3},
+        epochs=3, batch=8, **average, augment={"shift": 1}, schedule={"name": "onecycle", "warmup": 0.3},
         optimiser={"name": optimiser, "lr": 0.05},
     )  # fmt: skip
     unbroken = noisy_state(asked)

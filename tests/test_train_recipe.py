@@ -84,6 +84,12 @@ def test_settings_are_laid_over_the_file_and_the_rest_stays() -> None:
         ("objective.mixup", "much", r"in \[objective\], mixup should be a valid number, not 'much'"),
         ("objective.mixup", float("nan"), r"in \[objective\], mixup should be a finite number, not nan"),
         ("objective", "trades", r"objective should be .*not 'trades'"),
+        (
+            "robust_target",
+            {"threat": "8/255", "at_least": 0.4},
+            r"in \[robust_target\], threat '8/255' names no known norm",
+        ),
+        ("robust_target.atleast", 0.4, r"there is no key 'atleast' in \[robust_target\]; did you mean 'at_least'"),
         ("swa", 0.5, "ema and swa are two ways to average"),
         ("seed", -1, "seed should be greater than or equal to 0"),
     ],

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from faultlight import files
+from faultlight.api import attack
+from faultlight.attacks.pgd import PGD
+from faultlight.certify.certificate import certify
 from faultlight.cli import main
 from faultlight.data.images import Images
 from faultlight.data.load import load_data
 from faultlight.errors import InputError
 from faultlight.models.load import load_model
+from faultlight.models.zoo.fast_cifar import whitening
 from faultlight.runtime import lock
 from faultlight.train import Splits, load_recipe, train
 from faultlight.train import run as module_under_test
@@ -105,9 +112,9 @@ def test_the_test_images_are_looked_at_once(splits: Splits, run_folder: Path, mo
     seen: list[int] = []
     real = module_under_test._measure
 
-    def counted(module: Any, images: Images, device: str) -> Any:
+    def counted(subject: Any, images: Images) -> Any:
         seen.append(len(images))
-        return real(module, images, device)
+        return real(subject, images)
 
     monkeypatch.setattr(module_under_test, "_measure", counted)
     nowhere = Splits(splits.train, splits.validation, Images(**{**vars(splits.test), "y": (splits.test.y + 1) % 10}))
@@ -352,3 +359,71 @@ def test_the_mnist_recipe_reaches_its_target(run_folder: Path) -> None:
     result = train(load_recipe("mnist-cnn"), out=run_folder, quiet=True)
     assert result.test_count == 10_000
     assert result.test_accuracy >= 0.989
+
+
+def test_a_student_learns_from_the_folder_of_its_teacher(finished: Path, splits: Splits, tmp_path: Path) -> None:
+    asked = load_recipe("digits-cnn", QUICK | {"objective.name": "distillation", "objective.teacher": str(finished)})
+    result = train(asked, out=tmp_path / "student", data=splits, quiet=True)
+    asked_of_it = tomllib.loads((result.folder / "run.toml").read_text(encoding="utf-8"))
+    assert asked_of_it["models"]["teacher"] == load_model(str(finished)).fingerprint()
+    assert asked_of_it["recipe"]["objective"] == {"name": "distillation", "teacher": str(finished)}
+    assert "soft_loss" in timeless(result.folder)["epochs"][0]
+    assert files.read_json(result.folder / "stamp.json")["hashes"]["teacher"] == asked_of_it["models"]["teacher"]
+
+
+def test_another_teacher_is_another_run(finished: Path, splits: Splits, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    train(quick(epochs=1), out=teacher, data=splits, quiet=True)
+    changes = QUICK | {"objective.name": "distillation", "objective.teacher": str(teacher)}
+    train(load_recipe("digits-cnn", changes), out=tmp_path / "student", data=splits, quiet=True)
+    shutil.rmtree(teacher)
+    shutil.copytree(finished, teacher)
+    with pytest.raises(InputError, match=r"cannot be resumed.*models\.teacher was"):
+        train(load_recipe("digits-cnn", changes), out=tmp_path / "student", data=splits, resume=True, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sentence"),
+    [("", "Distillation learns from a trained network"), ("nowhere", "the teacher 'nowhere' is no folder")],
+)
+def test_a_teacher_that_is_not_there_leaves_no_run(
+    teacher: str, sentence: str, splits: Splits, run_folder: Path
+) -> None:
+    asked = load_recipe("digits-cnn", {"objective.name": "distillation", "objective.teacher": teacher})
+    with pytest.raises(InputError, match=sentence):
+        train(asked, out=run_folder, data=splits, quiet=True)
+    assert not (run_folder / "run.toml").exists()
+
+
+@pytest.mark.parametrize("by", ["pgd", "certificate"])
+def test_a_robust_target_is_measured_on_the_first_test_images(by: str, splits: Splits, tmp_path: Path) -> None:
+    due = {"threat": "linf:0.01", "at_least": 0.0, "by": by, "images": 20, "steps": 3}
+    asked = load_recipe("digits-cnn", QUICK | {"robust_target": due})
+    result = train(asked, out=tmp_path / "run", data=splits, quiet=True)
+    record = timeless(result.folder)["robust_target"]
+    assert (record["by"], record["count"]) == (by, 20)
+    subject, first = result.subject(), splits.test.first(20)
+    if by == "certificate":
+        stood = certify(subject, first.x, first.y, "linf:0.01").certified
+    else:
+        found = attack(subject, first, PGD(steps=3, step_size=0.25), threat="linf:0.01").broken
+        stood = ~found
+    assert abs(record["accuracy"] - float(stood.float().mean())) <= 0.05
+    assert result.robust_accuracy == record["accuracy"]
+    assert result.met is (result.test_accuracy >= 0.97)
+
+
+def test_a_robust_target_missed_is_a_target_missed(splits: Splits, tmp_path: Path) -> None:
+    due = {"threat": "linf:0.5", "at_least": 1.0, "images": 20, "steps": 2}
+    asked = load_recipe("digits-cnn", QUICK | {"robust_target": due, "target.at_least": 0.0})
+    assert train(asked, out=tmp_path / "run", data=splits, quiet=True).met is False
+
+
+def test_a_network_that_wants_to_see_the_images_first_is_shown_them(splits: Splits, tmp_path: Path) -> None:
+    asked = load_recipe("digits-cnn", QUICK | {"model": "fast-cifar", "epochs": 1})
+    wide = [functional.interpolate(each.x, scale_factor=2.0) for each in (splits.train, splits.validation, splits.test)]
+    parts = zip((splits.train, splits.validation, splits.test), wide, strict=True)
+    data = Splits(*(replace(part, x=x) for part, x in parts))
+    result = train(asked, out=tmp_path / "run", data=data, quiet=True)
+    weight = result.subject().module.get_parameter("whiten.weight")
+    torch.testing.assert_close(weight[:4], whitening(data.train.x))

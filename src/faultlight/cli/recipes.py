@@ -29,7 +29,8 @@ def recipes(
 
 
 def _list(contents: dict[str, dict[str, Any]], json: bool) -> None:
-    rows = [{"name": name, "title": each["title"], "target": each.get("target")} for name, each in contents.items()]
+    keys = ("title", "target", "robust_target")
+    rows = [{"name": name, **{key: each.get(key) for key in keys}} for name, each in contents.items()]
     if json:
         from json import dumps
 
@@ -37,11 +38,15 @@ def _list(contents: dict[str, dict[str, Any]], json: bool) -> None:
         return
     width = max(len(name) for name in contents)
     for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {_goal(row['target']):<8}  {row['title']}")
+        typer.echo(f"{row['name']:<{width}}  {_goal(row):<24}  {row['title']}")
 
 
-def _goal(target: dict[str, Any] | None) -> str:
-    return f"≥ {100 * target['at_least']:.1f} %" if target else ""
+def _goal(row: dict[str, Any]) -> str:
+    due = [f"≥ {100 * row['target']['at_least']:.1f} %"] if row["target"] else []
+    if row["robust_target"]:
+        kind = "certified" if row["robust_target"].get("by") == "certificate" else "PGD"
+        due.append(f"{kind} ≥ {100 * row['robust_target']['at_least']:.1f} %")
+    return ", ".join(due)
 
 
 def _show(text: str, json: bool) -> None:

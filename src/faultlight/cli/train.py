@@ -75,10 +75,19 @@ def _as_text(result: TrainResult) -> str:
         f"written to      {inert(str(result.folder))}",
         f"next            faultlight audit {inert(str(result.folder))}",
     ]
+    if result.robust_accuracy is not None:
+        lines.insert(
+            1, f"robust          {100 * result.robust_accuracy:.2f} % (see records/training.json for the attack)"
+        )
     return "\n".join(lines)
 
 
 def _verdict(result: TrainResult) -> str:
-    if result.target is None:
+    if result.met is None:
         return "none set"
-    return f"at least {100 * result.target:.2f} %: {'met' if result.met else 'NOT met'}"
+    due = [
+        f"{100 * figure:.2f} %{of}"
+        for figure, of in ((result.target, ""), (result.robust_target, " robust"))
+        if figure is not None
+    ]
+    return f"at least {' and '.join(due)}: {'met' if result.met else 'NOT met'}"

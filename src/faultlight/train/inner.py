@@ -42,7 +42,7 @@ class BatchOracle:
         with torch.enable_grad():
             logits = self.model(leaf).float()
             value = self.values(logits) if self.values else function(logits, slice(0, len(x)))
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return logits.detach(), value.detach(), gradient
 
 

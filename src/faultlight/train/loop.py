@@ -15,6 +15,7 @@ from faultlight import rng
 from faultlight.errors import InputError
 from faultlight.progress import Progress
 from faultlight.train.augment import augment
+from faultlight.train.average import follow, gather, gathered, renew_statistics
 from faultlight.train.interrupt import Interrupt, held_interrupt
 from faultlight.train.memory import Resident, shuffle
 from faultlight.train.numerics import Numerics
@@ -156,19 +157,23 @@ def _descend(plan: Plan, state: State) -> None:
         group["lr"] = rate
     state.optimiser.step()
     state.optimiser.zero_grad()
-    if state.average:
-        _follow(state.average, state.model, min(recipe.ema, (1 + done) / (10 + done)))
+    if state.average and recipe.ema:
+        # The decay is small at first, or the average would remember the random start for 1/(1 − decay) steps.
+        follow(state.average, state.model, min(recipe.ema, (1 + done) / (10 + done)))
 
 
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    # The decay is small at first, or the average would remember the random start for 1/(1 − decay) steps.
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(current)
+def _gather(plan: Plan, state: State) -> None:
+    assert state.average is not None, "swa asks for an average"
+    before = gathered(plan.recipe, state.epoch)
+    gather(state.average, state.model, before)
+    if before:
+        rows = torch.split(torch.arange(len(plan.train)), _VALIDATION_BATCH)
+        renew_statistics(state.average, (plan.numerics.lay(plan.train.take(each)[0]) for each in rows))
 
 
 def _finish_epoch(plan: Plan, state: State, clock: _Clock) -> None:
+    if plan.recipe.swa:
+        _gather(plan, state)
     accuracy, loss = accuracy_and_loss(state.judged, plan.validation, plan.numerics)
     if not math.isfinite(loss):
         raise _diverged(plan, state)

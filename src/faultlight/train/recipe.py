@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from faultlight.catalogue import Entry, catalogue
 from faultlight.errors import InputError, nearest
+from faultlight.threat import parse_threat
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 OBJECTIVES = "train.objectives"
@@ -83,6 +84,22 @@ class Target(_Table):
     at_least: float = Field(ge=0, le=1)
 
 
+class RobustTarget(_Table):
+    """The share of the first test images, as a fraction, that must withstand PGD, or be certified."""
+
+    threat: str
+    at_least: float = Field(ge=0, le=1)
+    by: Literal["pgd", "certificate"] = "pgd"
+    steps: int = Field(default=20, ge=1)
+    step_size: NotNegative = 0.25
+    images: int = Field(default=1000, ge=1)
+
+    @model_validator(mode="after")
+    def _threat_is_one(self) -> RobustTarget:
+        parse_threat(self.threat)
+        return self
+
+
 class Recipe(_Table):
     """Everything that decides what a training run computes.
 
@@ -106,6 +123,7 @@ class Recipe(_Table):
         swa: share of the epochs, the last ones, whose weights are averaged evenly, in [0, 1); 0 averages none.
         split_seed: divides the training file into train and validation; the checkpoint is chosen on the latter.
         target: the figure that the run must reach, if any.
+        robust_target: the figure that it must reach under attack, if any.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")
@@ -127,6 +145,7 @@ class Recipe(_Table):
     swa: Fraction = 0.0
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     target: Target | None = None
+    robust_target: RobustTarget | None = None
 
     @model_validator(mode="after")
     def _one_average(self) -> Recipe:
@@ -232,7 +251,8 @@ def _lay(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    # A typo leaves its key missing as well; the typo is what helps.
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
     dotted = ".".join(str(part) for part in first["loc"])
     *parents, key = dotted.split(".")
     if first["type"] == "extra_forbidden":
@@ -241,7 +261,8 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the key {dotted!r} is missing; add it."
     if first["type"] == "value_error":
-        return f"in [{dotted}], {first['ctx']['error']}." if dotted else f"{first['ctx']['error']}."
+        reason = str(first["ctx"]["error"]).rstrip(".")
+        return f"in [{dotted}], {reason}." if dotted else f"{reason}."
     reason = first["msg"].removeprefix("Input ")
     return f"{dotted} {reason}, not {first['input']!r}."
 
@@ -265,5 +286,6 @@ def _check_setting(entry: Entry, key: str, value: Any) -> None:
 def _known(parents: Sequence[str]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "optimiser": Optimiser, "schedule": Schedule, "augment": Augment, "target": Target,
+        "robust_target": RobustTarget,
     }  # fmt: skip
     return list((tables[parents[0]] if parents else Recipe).model_fields)

@@ -25,6 +25,7 @@ from faultlight.models.subject import Subject
 from faultlight.runtime import lock
 from faultlight.train import folder as place
 from faultlight.train.loop import Plan, fit
+from faultlight.train.measure import withstood
 from faultlight.train.memory import Splits, check_splits, load_splits, reside
 from faultlight.train.numerics import Numerics, decide, steady
 from faultlight.train.objectives import Objective, build, teacher
@@ -46,7 +47,9 @@ class TrainResult:
         validation_accuracy: of that epoch.
         seconds: spent on training, over all resumptions.
         target: the figure the recipe has to reach, or None.
-        met: whether it was reached; None without a target.
+        met: whether every target was reached; None without one.
+        robust_accuracy: share of the first test images that withstood what the robust target asks, if there is one.
+        robust_target: the figure the recipe has to reach there, or None.
     """
 
     folder: Path
@@ -57,6 +60,8 @@ class TrainResult:
     seconds: float
     target: float | None
     met: bool | None
+    robust_accuracy: float | None = None
+    robust_target: float | None = None
 
     def subject(self) -> Subject:
         """Return the trained network, ready to be tested."""
@@ -143,7 +148,8 @@ def _train(task: _Task, state: State, loading: float) -> TrainResult:
     fit(_plan(task), state)
     began = time.monotonic()
     module = _chosen(task.family, state)
-    record = _record(task.recipe, state, _measure(module, task.splits.test, task.numerics.device))
+    subject = Subject(module, len(task.splits.test.classes), device=task.numerics.device)
+    record = _record(task.recipe, state, _measure(subject, task.splits.test), _robustness(subject, task))
     save_model(task.out, task.recipe.model, task.family, module)
     files.write_json(task.out / place.RECORD, record)
     _stamp(task, {"load": loading, "train": record["seconds"], "test": time.monotonic() - began})
@@ -213,16 +219,23 @@ def _chosen(family: zoo.Family, state: State) -> nn.Module:
     return module.eval()
 
 
-def _measure(module: nn.Module, images: Images, device: str) -> Int64[Tensor, "classes classes"]:
+def _measure(subject: Subject, images: Images) -> Int64[Tensor, "classes classes"]:
     """Return how many images of each class (rows) were taken for each class (columns), as an audit would see it."""
-    classes = len(images.classes)
-    subject = Subject(module, classes, device=device)
+    classes, device = len(images.classes), subject.device
     with torch.no_grad():
         found = torch.cat([subject(x.to(device)).argmax(1).cpu() for x in torch.split(images.x, _TEST_BATCH)])
     return torch.bincount(images.y * classes + found, minlength=classes**2).view(classes, classes)
 
 
-def _record(recipe: Recipe, state: State, confusion: Tensor) -> dict[str, Any]:
+def _robustness(subject: Subject, task: _Task) -> dict[str, Any] | None:
+    target = task.recipe.robust_target
+    if target is None:
+        return None
+    stood = withstood(subject, task.splits.test, target, task.recipe.seed)
+    return {**target.model_dump(), "accuracy": int(stood.sum()) / len(stood), "count": len(stood)}
+
+
+def _record(recipe: Recipe, state: State, confusion: Tensor, robustness: dict[str, Any] | None) -> dict[str, Any]:
     assert state.best is not None, "no epoch was finished"
     accuracy = int(confusion.diagonal().sum()) / int(confusion.sum())
     return {
@@ -235,9 +248,16 @@ def _record(recipe: Recipe, state: State, confusion: Tensor) -> dict[str, Any]:
         "test_accuracy": accuracy,
         "test_count": int(confusion.sum()),
         "target": recipe.target.model_dump() if recipe.target else None,
-        "met": accuracy >= recipe.target.at_least if recipe.target else None,
+        "robust_target": robustness,
+        "met": _met(recipe, accuracy, robustness),
         "confusion": confusion.tolist(),
     }
+
+
+def _met(recipe: Recipe, accuracy: float, robustness: Mapping[str, Any] | None) -> bool | None:
+    reached = [accuracy >= recipe.target.at_least] if recipe.target else []
+    reached += [robustness["accuracy"] >= robustness["at_least"]] if robustness else []
+    return all(reached) if reached else None
 
 
 def _stamp(task: _Task, timings: dict[str, float]) -> None:
@@ -252,4 +272,13 @@ def _stamp(task: _Task, timings: dict[str, float]) -> None:
 def _result(out: Path, record: Mapping[str, Any]) -> TrainResult:
     target = record["target"]["at_least"] if record["target"] else None
     figures = {name: record[name] for name in ("test_accuracy", "test_count", "best_epoch", "validation_accuracy")}
-    return TrainResult(out, **figures, seconds=record["seconds"], target=target, met=record["met"])
+    robust = record.get("robust_target") or {"accuracy": None, "at_least": None}
+    return TrainResult(
+        out,
+        **figures,
+        seconds=record["seconds"],
+        target=target,
+        met=record["met"],
+        robust_accuracy=robust["accuracy"],
+        robust_target=robust["at_least"],
+    )

@@ -49,7 +49,7 @@ class State:
     Args:
         model: the network that learns.
         optimiser: with its momenta.
-        average: the averaged network, if the recipe has `ema`.
+        average: the averaged network, if the recipe has `ema` or `swa`.
         epoch: epochs finished.
         step: steps finished of the epoch under way.
         sums: of the loss and of every metric over those steps, float64.
@@ -83,7 +83,7 @@ class State:
 
 def start(model: nn.Module, recipe: Recipe) -> State:
     """Return the state before the first step of a network that is already on its device."""
-    average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
+    average = copy.deepcopy(model).requires_grad_(False) if recipe.ema or recipe.swa else None
     return State(model, _optimiser(model, recipe), average)
 
 

@@ -197,6 +197,11 @@ def spoken(values: NDArray[Any] | None) -> str:
     return "–" if np.isnan(mean) else f"{mean:.2f}"
 
 
+def called(absent: Absent) -> str:
+    """Return how absent pixels look, in a word."""
+    return "blurred" if absent == "blur" else absent
+
+
 def mean_of(values: NDArray[Any] | None) -> float:
     """Return the mean of what is a number; NaN where nothing is."""
     finite = np.array([]) if values is None else values[np.isfinite(values)]
@@ -211,8 +216,8 @@ def _missed(subject: Subject, question: Question, scores: Float32[ndarray, "n h 
     return float((np.abs(scores.sum((1, 2)) - change) / np.maximum(np.abs(change), 1e-6)).mean())
 
 
-def _words(images: Images, absent: str, explained: dict[str, Explained], against: Controls | None) -> str:
-    lines = [f"Attributions on {len(images)} images; absent pixels are {absent}."]
+def _words(images: Images, absent: Absent, explained: dict[str, Explained], against: Controls | None) -> str:
+    lines = [f"Attributions on {len(images)} images; absent pixels are {called(absent)}."]
     zero = {name: int((~one.scores.reshape(len(images), -1).any(1)).sum()) for name, one in explained.items()}
     lines += [f"{name} is zero everywhere on {n} of {len(images)} images." for name, n in zero.items() if n]
     missed = {name: one.missed for name, one in explained.items() if one.missed is not None}

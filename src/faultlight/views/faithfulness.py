@@ -16,7 +16,7 @@ from faultlight.views._deletion import Controls, Curves, Standing, controls, cur
 from faultlight.views._forgetting import Cascade, cascade
 from faultlight.views._input import picture
 from faultlight.views._result import Drawn, Panel, ViewResult, scale_of
-from faultlight.views.attribution import BY_CHANCE, UNMOVED, asked, chart, mean_of, spoken
+from faultlight.views.attribution import BY_CHANCE, UNMOVED, asked, called, chart, mean_of, spoken
 
 MOST_IMAGES = 4
 
@@ -122,7 +122,7 @@ def _words(
     n: int, view: Faithfulness, how: Standing, against: Controls, forgot: Cascade, maps: NDArray[Any]
 ) -> list[str]:
     bright = [float(area.mean()) for area in against.intensity.areas()]
-    lines = [f"{view.method} on {n} images; absent pixels are {view.absent}."]
+    lines = [f"{view.method} on {n} images; absent pixels are {called(view.absent)}."]
     zero = int((~maps.reshape(n, -1).any(1)).sum())
     if zero:
         lines.append(f"The map is zero everywhere on {zero} of {n} images.")

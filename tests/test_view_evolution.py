@@ -78,7 +78,9 @@ def test_training_keeps_the_epochs_asked_for(tmp_path: Path) -> None:
 
 def test_epochs_that_are_no_numbers_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "digits-cnn", "--keep-epochs", "1;2"]) == 2
-    assert "--keep-epochs needs whole numbers with commas between, such as 0,1,2,5, not '1;2'" in capsys.readouterr().err
+    assert (
+        "--keep-epochs needs whole numbers with commas between, such as 0,1,2,5, not '1;2'" in capsys.readouterr().err
+    )
 
 
 def test_a_folder_without_checkpoints_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -30,6 +31,8 @@ class Stage:
         attack: the attack.
         share: the share of standing images it is run on, those with the largest margin so far; 1 is all of them.
         least: but at least so many images.
+        reach: and of the share only those whose margin is short of 0 by no more than so many times what the attacks so
+            far have gained on it.
         model: what it searches on: "fast", a faster copy where one pays; "exact", the untouched model in float32.
         ranked_by: an earlier targeted stage whose margins order the targets; "" orders them by the clean logits.
         sample: choose the images at random, not the nearest; every such stage draws in the same order.
@@ -41,6 +44,7 @@ class Stage:
     attack: Attack
     share: float = 1.0
     least: int = 0
+    reach: float = math.inf
     model: Search = "fast"
     ranked_by: str = ""
     sample: bool = False
@@ -55,7 +59,7 @@ class Stage:
 
 _MOMENTUM = PGD(step_size=2.0, schedule="cosine", momentum=0.75, loss="margin")
 _SWEEP = replace(_MOMENTUM, steps=20, random_start=False)
-_TARGETS = replace(_MOMENTUM, steps=7, random_start=False, targets=4)
+_TARGETS = replace(_MOMENTUM, steps=7, random_start=False, targets=9)
 _LONG = replace(_MOMENTUM, steps=50, targets=3)
 # AutoAttack's standard version (Croce & Hein 2020), part by part.
 _EXACT = (
@@ -81,9 +85,9 @@ PLANS: dict[str, tuple[Stage, ...]] = {
     "quick": (Stage("fgsm", FGSM()), Stage("pgd", _SWEEP)),
     "standard": (
         Stage("pgd", _SWEEP),
-        # The margin follows the nearest wrong class alone; a short run at each likely class finds those it passes by,
-        # and ranks them for the long runs.
-        Stage("pgd-targeted", _TARGETS, share=0.6, least=30, together=True),
+        # The margin follows the nearest wrong class alone; a short run at each class finds those it passes by, and
+        # ranks them for the long runs. It gains about as much as the sweep at best: 0.56 times it was the most seen.
+        Stage("pgd-targeted", _TARGETS, least=30, reach=0.75, together=True),
         # What these leave breakable is near: each costlier attack goes to fewer images. On robust networks of MNIST and
         # CIFAR-10 all that broke lay among the nearest 4 % of what stood, 1 % and 2 %.
         Stage("apgd", APGD(), share=0.05, least=10),

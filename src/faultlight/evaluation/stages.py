@@ -50,7 +50,8 @@ def _chosen(stage: Stage, scene: Scene, cross_check: bool) -> list[int]:
         safe = frozenset() if cross_check else certificates.proven(scene.ledger)
         standing = (pair for pair in enumerate(scene.ledger.images()) if pair[1].status == Status.STANDING)
         rows = [(row, image) for row, image in standing if image.id not in safe]
-        count = max(stage.least, math.ceil(stage.share * len(rows)))
+        within = sum(_shortfall(image) <= stage.reach for _, image in rows)
+        count = max(stage.least, min(math.ceil(stage.share * len(rows)), within))
         kept = [row for row, _ in _ordered(rows, stage, scene.seed)[:count]]
         scene.ledger.note(key, kept)
     return list(kept)
@@ -63,6 +64,13 @@ def _ordered(rows: list[tuple[int, ImageRow]], stage: Stage, seed: int) -> list[
     ids = torch.tensor([image.id for _, image in rows], dtype=torch.int64)
     luck = rng.uniform(rng.key(seed, "sample"), ids, torch.zeros_like(ids), (1,))[:, 0].tolist()
     return [pair for _, pair in sorted(zip(luck, rows, strict=True), key=lambda drawn: drawn[0])]
+
+
+def _shortfall(image: ImageRow) -> float:
+    """Return how far the margin is from 0, over what the attacks have gained on it; ∞ where they gained nothing."""
+    if image.margin is None or image.clean_margin is None or image.margin <= image.clean_margin:
+        return math.inf
+    return -image.margin / (image.margin - image.clean_margin)
 
 
 def _nearness(image: ImageRow) -> float:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from faultlight.cli import main
 from faultlight.errors import InputError
 from faultlight.models import zoo
+from faultlight.train.objectives import build, teacher
 from faultlight.train.recipe import FOLDER, Recipe, flatten, load_recipe, names, parse_recipe, parse_settings
 
 LEAST: dict[str, Any] = {
@@ -25,6 +27,41 @@ def test_a_carried_recipe_is_named_after_its_file_trains_a_known_network_and_has
     assert recipe.name == name
     assert recipe.model in zoo.names()
     assert recipe.target is not None
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_carried_recipe_can_be_built_and_names_a_teacher_that_is_carried(name: str) -> None:
+    recipe = load_recipe(name)
+    needed = teacher(build(recipe))
+    assert needed is None or needed.removeprefix("runs/") in names()
+    sides = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+    with torch.device("meta"):
+        zoo.family(recipe.model, classes=10, shape=sides[recipe.data], **recipe.options).module()
+
+
+@pytest.mark.parametrize(
+    ("name", "clean", "robust"),
+    [
+        ("mnist-cnn-plain", 0.9753, None),
+        ("mnist-cnn-bn", 0.9869, None),
+        ("cnn-a-mnist", 0.969, None),
+        ("mlp-mnist", 0.977, None),
+        ("cnn-basic-cifar10-sgd", 0.2311, None),
+        ("cnn-basic-cifar10-adam", 0.6045, None),
+        ("cnn-basic-cifar10-tanh", 0.5294, None),
+        ("cifar-cnn", 0.704, None),
+        ("vgg16-cifar10", 0.8754, None),
+        ("resnet18-cifar10-pgd-10", 0.6441, 0.4047),
+        ("resnet18-cifar10-pgd-50", 0.7624, 0.4787),
+        ("resnet18-cifar10-pgd-200", 0.8368, 0.449),
+        ("mlp-mnist-distilled", 0.982, None),
+    ],
+)
+def test_a_founding_experiment_has_to_reach_what_it_once_did(name: str, clean: float, robust: float | None) -> None:
+    recipe = load_recipe(name)
+    assert recipe.target is not None
+    assert recipe.target.at_least >= clean
+    assert (recipe.robust_target.at_least if recipe.robust_target else None) == robust
 
 
 def test_the_founding_recipe_is_adam_5e_4_batch_64_ten_epochs_in_float32() -> None:
@@ -140,6 +177,8 @@ def test_the_listing_shows_every_recipe_with_its_target(capsys: pytest.CaptureFi
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert set(lines) == set(names())
     assert "≥ 98.9 %" in lines["mnist-cnn"]
+    assert "≥ 76.24 %, PGD ≥ 47.87 %" in lines["resnet18-cifar10-pgd-50"]
+    assert "certified ≥ 90 %" in lines["strided-cnn-mnist-crown-ibp"]
     assert load_recipe("mnist-cnn").title in lines["mnist-cnn"]
 
 

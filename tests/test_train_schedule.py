@@ -42,7 +42,11 @@ def test_one_cycle_equals_pytorchs(warmup: float, steps: int) -> None:
     assert rates("onecycle", warmup, steps, peak=0.7) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "onecycle"])
+def test_step_falls_tenfold_at_half_and_at_three_quarters() -> None:
+    assert rates("step", 0.0, 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "onecycle", "step"])
 def test_a_run_of_one_step_has_a_rate(name: str) -> None:
     assert rates(name, 0.0, 1, peak=0.3) == pytest.approx([0.3])
     assert rates(name, 0.9, 1, peak=0.3) == pytest.approx([0.3])

@@ -36,17 +36,21 @@ def _list(contents: dict[str, dict[str, Any]], json: bool) -> None:
 
         typer.echo(dumps({"recipes": rows}, ensure_ascii=False))
         return
-    width = max(len(name) for name in contents)
+    width, goal = (max(map(len, column)) for column in (contents, map(_goal, rows)))
     for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {_goal(row):<24}  {row['title']}")
+        typer.echo(f"{row['name']:<{width}}  {_goal(row):<{goal}}  {row['title']}")
 
 
 def _goal(row: dict[str, Any]) -> str:
-    due = [f"≥ {100 * row['target']['at_least']:.1f} %"] if row["target"] else []
+    due = [_least(row["target"])] if row["target"] else []
     if row["robust_target"]:
         kind = "certified" if row["robust_target"].get("by") == "certificate" else "PGD"
-        due.append(f"{kind} ≥ {100 * row['robust_target']['at_least']:.1f} %")
+        due.append(f"{kind} {_least(row['robust_target'])}")
     return ", ".join(due)
+
+
+def _least(target: dict[str, Any]) -> str:
+    return f"≥ {round(100 * target['at_least'], 2):g} %"
 
 
 def _show(text: str, json: bool) -> None:

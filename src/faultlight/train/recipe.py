@@ -44,7 +44,7 @@ class Optimiser(_Table):
 class Schedule(_Table):
     """How the learning rate moves: the shape, and the share of all steps over which it first rises."""
 
-    name: Literal["constant", "linear", "cosine", "onecycle"] = "constant"
+    name: Literal["constant", "linear", "cosine", "onecycle", "step"] = "constant"
     warmup: Fraction = 0.0
 
 

@@ -16,7 +16,8 @@ def learning_rate(schedule: Schedule, peak: float, step: int, steps: int) -> flo
 
     The peak stands at step p = max(warmup·steps − 1, 0). Before it, peak·(step + 1)/(p + 1), or a half-cosine from
     peak/25 for "onecycle". From it on, with u = (step − p)/(steps − p): "constant" peak, "linear" peak·(1 − u),
-    "cosine" peak·(1 + cos πu)/2, and "onecycle" a half-cosine down to peak/250,000 at the last step.
+    "cosine" peak·(1 + cos πu)/2, "step" peak, peak/10 from u = ½ and peak/100 from u = ¾, and "onecycle" a half-cosine
+    down to peak/250,000 at the last step.
 
     Args:
         schedule: the shape and its warm-up.
@@ -46,6 +47,8 @@ def _fall(schedule: Schedule, peak: float, part: float) -> float:
             return peak * (1 - part)
         case "cosine":
             return _cosine(peak, 0.0, part)
+        case "step":
+            return peak * 0.1 ** ((part >= 0.5) + (part >= 0.75))
         case _:
             return peak
 

@@ -28,7 +28,7 @@ class MadryMnist:
 
     classes: int = 10
     shape: tuple[int, int, int] = (1, 28, 28)
-    recipe: ClassVar[str] = ""
+    recipe: ClassVar[str] = "madry-mnist-robust"
 
     def module(self) -> nn.Module:
         """Build the network."""

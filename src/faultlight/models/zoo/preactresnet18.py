@@ -29,7 +29,7 @@ class PreActResNet18:
     classes: int = 10
     shape: tuple[int, int, int] = (3, 32, 32)
     width: int = 64
-    recipe: ClassVar[str] = ""
+    recipe: ClassVar[str] = "preactresnet18-cifar10-robust"
 
     def module(self) -> nn.Module:
         """Build the network."""

@@ -30,7 +30,7 @@ class StridedCnn:
     classes: int = 10
     shape: tuple[int, int, int] = (1, 28, 28)
     width: int = 1
-    recipe: ClassVar[str] = ""
+    recipe: ClassVar[str] = "strided-cnn-mnist-crown-ibp"
 
     def module(self) -> nn.Module:
         """Build the network."""

@@ -39,6 +39,31 @@ result = fl.attack(subject, images, fl.attacks.PGD(steps=100, loss="margin"), th
 """
 
 
+OBJECTIVES_HEAD = """\
+# Objectives
+
+<!-- Made by `make docs` from the objectives' own source: change it there. -->
+
+What training minimises is named by a recipe's table `[objective]`, whose other keys are the settings below:
+
+    [objective]
+    name = "trades"
+    beta = 6.0
+    threat = "linf:8/255"
+
+or on the command line by `--set objective.name=trades --set objective.beta=6`. Attacks within training are the audit's
+own, driven over a batch in the precision of the run, on the network in evaluation mode. A `teacher` is the folder of a
+run; its fingerprint is kept in `run.toml`, and a run does not go on with another. Another objective is one file in
+`src/faultlight/train/objectives/`: a frozen dataclass that is called with network, batch and context, and returns the
+loss and whatever else is worth a curve.
+"""
+
+
+def objectives_page() -> str:
+    """Return docs/objectives.md: every objective of training with its settings and its source."""
+    return "\n".join([OBJECTIVES_HEAD, *map(_section, catalogue("train.objectives").values())])
+
+
 def attacks_page() -> str:
     """Return docs/attacks.md: every attack of the package with its settings and its source."""
     return "\n".join([HEAD, *(_section(entry) for entry in _own_attacks())])
@@ -54,6 +79,7 @@ def choosing_page(page: str) -> str:
 def main(folder: Path = DOCS) -> None:
     """Write every page into a folder."""
     write_text(folder / "attacks.md", attacks_page())
+    write_text(folder / "objectives.md", objectives_page())
     choosing = folder / "choosing-an-attack.md"
     write_text(choosing, choosing_page((DOCS / choosing.name).read_text(encoding="utf-8")))
 

@@ -53,4 +53,4 @@ class CrownIBP:
         kappa, beta = (1 - part * (1 - end) for end in (self.kappa, self.beta))
         with torch.autocast(batch.x.device.type, enabled=False):
             loss = crown_interval_loss(model, batch.x, batch.y, epsilon, kappa, beta)
-        return loss, {"epsilon": torch.tensor(epsilon)}
+        return loss, {"epsilon": torch.tensor(epsilon, device=loss.device)}

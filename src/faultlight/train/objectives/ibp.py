@@ -49,7 +49,7 @@ class IBP:
         epsilon, kappa = part * parse_threat(self.threat).epsilon, 1 - part * (1 - self.kappa)
         with torch.autocast(batch.x.device.type, enabled=False):
             loss = interval_loss(model, batch.x, batch.y, epsilon, kappa)
-        return loss, {"epsilon": torch.tensor(epsilon)}
+        return loss, {"epsilon": torch.tensor(epsilon, device=loss.device)}
 
 
 def risen(progress: float, warmup: float, ramp: float) -> float:

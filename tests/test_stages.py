@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,10 @@ from faultlight.attacks.fab import FAB
 from faultlight.attacks.pgd import PGD
 from faultlight.attacks.square import Square
 from faultlight.errors import InputError
-from faultlight.evaluation.ledger import create_ledger
+from faultlight.evaluation.ledger import ImageRow, Status, create_ledger
 from faultlight.evaluation.plan import CANARY, EXACT_SAMPLE, PLANS, Stage, plan
 from faultlight.evaluation.probing import Scene, default_slots, first_look, judge_of, search_models
-from faultlight.evaluation.stages import chosen_rows, run_stages
+from faultlight.evaluation.stages import _shortfall, chosen_rows, run_stages
 from faultlight.threat import parse_threat
 
 WEAK = PGD(steps=1, random_start=False)
@@ -113,3 +115,31 @@ def test_names_of_stages_are_unique(effort: str) -> None:
 def test_an_unknown_effort_is_named() -> None:
     with pytest.raises(InputError, match="effort 'exat' is unknown"):
         plan("exat")
+
+
+def test_a_stage_reaches_only_what_the_attacks_moved_far() -> None:
+    """Short by 1 after a gain of 4 is a quarter; short by 3 after a gain of 1 is three; never attacked is out of reach."""
+    row = partial(ImageRow, label=0, prediction=0, status=Status.STANDING)
+    assert _shortfall(row(1, clean_margin=-5.0, margin=-1.0)) == 0.25
+    assert _shortfall(row(2, clean_margin=-4.0, margin=-3.0)) == 3
+    assert _shortfall(row(3, clean_margin=-4.0)) == math.inf
+    assert _shortfall(row(4, clean_margin=-4.0, margin=-4.0)) == math.inf
+
+
+def test_skipped_targets_are_left_to_an_earlier_stage(scene: Scene) -> None:
+    """Of nine wrong classes one stage aims at the four likeliest, the other at the rest."""
+    aimed = PGD(steps=1, random_start=False, targets=4)
+    few, rest = Stage("few", aimed, together=True), Stage("rest", replace(aimed, targets=5), skip=4, together=True)
+    run_stages(scene, parse_threat("linf:0.0001"), (few, rest))
+    for row in standing(scene):
+        image = scene.ledger.images()[row].id
+        aims = [[a.target for a in scene.ledger.attempts(name) if a.id == image] for name in ("few", "rest")]
+        assert [sorted(aims[0]), sorted(aims[1])] == [
+            sorted(part.tolist()) for part in scene.ranking[row].split([4, 5])
+        ]
+
+
+def test_a_stage_without_a_target_left_is_left_out(scene: Scene) -> None:
+    aimed = PGD(steps=1, random_start=False, targets=4)
+    run_stages(scene, NEAR, (Stage("none", aimed, skip=9),))
+    assert not scene.ledger.attempts("none")

@@ -208,14 +208,14 @@ def _groups(scene: Scene, rows: Sequence[int]) -> list[Sequence[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def ranked_targets(scene: Scene, probe: str) -> Tensor:
-    """Return the scene's ranking with each image's targets ordered by the margin a targeted probe reached at them.
+def ranked_targets(scene: Scene, probes: Sequence[str]) -> Tensor:
+    """Return the scene's ranking with each image's targets ordered by the margin that targeted probes reached at them.
 
-    Targets that the probe did not try follow in the order they had.
+    Targets that none of the probes tried follow in the order they had.
     """
     reached = torch.full((len(scene.images), scene.subject.classes), -torch.inf)
     row = {image: i for i, image in enumerate(scene.images.ids.tolist())}
-    for attempt in scene.ledger.attempts(probe):
+    for attempt in chain.from_iterable(map(scene.ledger.attempts, probes)):
         if attempt.margin is not None and attempt.target != UNTARGETED:
             reached[row[attempt.id], attempt.target] = attempt.margin
     found = reached.to(scene.ranking.device).gather(1, scene.ranking)

@@ -23,14 +23,27 @@ def run_stages(scene: Scene, threat: Threat, stages: tuple[Stage, ...], cross_ch
     if scene.ledger.meta().get("attacked"):
         return
     for stage in stages:
-        if threat.norm not in stage.norms or (stage.after and not _broke(scene.ledger, stage.after)):
+        if not _applies(stage, scene, threat):
             continue
         chosen = _chosen(stage, scene, cross_check)
-        ranked = replace(scene, ranking=ranked_targets(scene, stage.ranked_by)) if stage.ranked_by else scene
+        ranking = ranked_targets(scene, stage.ranked_by).roll(-stage.skip, dims=1)
         probe_images(
-            ranked, stage.name, stage.attack, threat, chosen, stage.model, audited=True, together=stage.together
+            replace(scene, ranking=ranking),
+            stage.name,
+            stage.attack,
+            threat,
+            chosen,
+            stage.model,
+            audited=True,
+            together=stage.together,
         )
     scene.ledger.note("attacked", True)
+
+
+def _applies(stage: Stage, scene: Scene, threat: Threat) -> bool:
+    """Return whether a stage is made for the norm, has classes left to aim at, and what it waits for has happened."""
+    aims = stage.skip < scene.ranking.shape[1]
+    return threat.norm in stage.norms and aims and (not stage.after or _broke(scene.ledger, stage.after))
 
 
 def chosen_rows(stage: str, ledger: Ledger) -> list[int]:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,15 @@ def load(module: str) -> ModuleType:
     Raises:
         ImportError: adv-lib is not installed.
     """
+    _lay_out()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it compares versions by distutils
+        return importlib.import_module(f"adv_lib.attacks.{module}")
+
+
+@cache
+def _lay_out() -> None:
+    """Put packages without their own contents in place, once."""
     spec = importlib.util.find_spec("adv_lib")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("adv-lib is not installed; `make bench` installs it")
@@ -27,6 +37,3 @@ def load(module: str) -> ModuleType:
         bare.__path__ = [str(root.joinpath(*name.split(".")))]
         sys.modules.setdefault(name, bare)
     sys.modules.setdefault("visdom", ModuleType("visdom"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it compares versions by distutils
-        return importlib.import_module(f"adv_lib.attacks.{module}")

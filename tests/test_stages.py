@@ -56,7 +56,7 @@ def test_a_sample_is_drawn_at_random_and_the_same_by_every_stage(scene: Scene) -
     first, second = (chosen_rows(name, scene.ledger) for name in ("one", "two"))
     assert first == second
     assert len(first) == 5
-    nearest = sorted(standing(scene), key=lambda row: -scene.ledger.images()[row].clean_margin)  # type: ignore[operator]
+    """Short by 1 after a gain of 4 is a quarter, by 3 after a gain of 1 three; what nothing attacked is unreached."""
     assert set(first) != set(nearest[:5])
 
 
@@ -118,7 +118,7 @@ def test_an_unknown_effort_is_named() -> None:
 
 
 def test_a_stage_reaches_only_what_the_attacks_moved_far() -> None:
-    """Short by 1 after a gain of 4 is a quarter, by 3 after a gain of 1 three; what nothing attacked is out of reach."""
+    """Short by 1 after a gain of 4 is a quarter, by 3 after a gain of 1 three; what nothing attacked is unreached."""
     row = partial(ImageRow, label=0, prediction=0, status=Status.STANDING)
     assert _shortfall(row(1, clean_margin=-5.0, margin=-1.0)) == 0.25
     assert _shortfall(row(2, clean_margin=-4.0, margin=-3.0)) == 3

@@ -15,6 +15,7 @@ from faultlight.attacks._contract import Attack
 from faultlight.catalogue import catalogue
 from faultlight.data.images import Images
 from faultlight.evaluation.checks import Checked
+from faultlight.evaluation.feature_map import feature_map
 from faultlight.evaluation.gallery import GalleryFact, build_gallery, choose
 from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger
 from faultlight.evaluation.plan import Stage
@@ -55,6 +56,9 @@ def write_gallery(out: Path, ledger: Ledger, images: Images, subject: Subject) -
     taken = images.take(torch.tensor([position[row.id] for row in chosen], device=images.x.device))
     twins = torch.stack([_tensor(pixels[row.id], images) for row in chosen]).to(images.x.device)
     record, arrays = build_gallery(subject, taken, twins, [_fact(row) for row in chosen])
+    record["map"], paths = feature_map(subject, images, taken, twins)
+    for item, path in zip(record["items"], paths, strict=False):
+        item["path"] = path
     write_bytes(
         out / "arrays" / "gallery.safetensors", save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
     )

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from faultlight.errors import InputError
 from faultlight.report.pictures import Picture, Scale, heat, noise, photo, shared_scale
+from faultlight.report.plane import path_of
 from faultlight.report.records import Gallery, Item, Moved
 
 Arrays = dict[str, Float32[np.ndarray, "*_shape"]]
@@ -54,6 +55,7 @@ class Failure:
         classes: the labels whose confidences are shown: all, or the highest before or after.
         occlusion: the true class's probability with a patch over each place; None where it was not recorded.
         saliency: what the prediction hangs on, per pixel; None where it was not recorded.
+        path: where it went on the map of the net's features; empty where that was not recorded.
     """
 
     index: int
@@ -66,6 +68,7 @@ class Failure:
     occlusion: Pair | None
     saliency: Pair | None
     channels: list[Channel]
+    path: list[tuple[float, float]]
 
 
 def read_arrays(path: Path, gallery: Gallery) -> Arrays:
@@ -107,6 +110,7 @@ def failures(gallery: Gallery, arrays: Arrays) -> Iterator[Failure]:
             occlusion=_pair(arrays, "occlusion", index, occlusion),
             saliency=_pair(arrays, "saliency", index, saliency),
             channels=_channels(arrays, index, item),
+            path=path_of(gallery, item),
         )
 
 

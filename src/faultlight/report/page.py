@@ -17,6 +17,7 @@ from faultlight.report.charts.histograms import at_the_edge, distance_chart, mar
 from faultlight.report.gallery import failures, read_arrays
 from faultlight.report.numbers import Numbers, percent_digits
 from faultlight.report.pictures import amplification
+from faultlight.report.plane import dots
 from faultlight.report.recheck import recheck_script
 from faultlight.report.records import Records
 from faultlight.report.table import STATUSES, Summary, summarise
@@ -52,6 +53,7 @@ def _environment(records: Records) -> Environment:
         "class_name": lambda label: _class_name(records, label),
         "radius_text": lambda epsilon: radius_text(epsilon, asked),
         "amplification": amplification,
+        "feature_dots": dots,
     }
     return environment
 

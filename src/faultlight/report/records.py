@@ -216,6 +216,7 @@ class Item:
     margin: FiniteFloat | None = None
     fragile: bool = False
     moved: list[Moved] = field(default_factory=list)
+    path: list[tuple[FiniteFloat, FiniteFloat]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,16 @@ class Scales:
 
 
 @dataclass(frozen=True)
+class FeatureMap:
+    """Clean images in the plane of two principal components of a layer's features."""
+
+    layer: str
+    explained: list[FiniteFloat]
+    points: list[tuple[FiniteFloat, FiniteFloat]]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
 class Gallery:
     """`records/gallery.json`; the arrays of its pictures lie in `arrays/gallery.safetensors`."""
 
@@ -237,6 +248,7 @@ class Gallery:
     stride: int | None = None
     fill: FiniteFloat | None = None
     no_projections: str = ""
+    map: FeatureMap | None = None
 
 
 @dataclass(frozen=True)

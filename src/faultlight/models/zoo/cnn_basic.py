@@ -21,7 +21,8 @@ class CnnBasic:
     + 10,416 + 31,176 + 2,890 parameters for ten classes of 32×32 colour images.
 
     Alberti, Pondenkandath, Würsch, Ingold and Liwicki, "DeepDIVA: a highly-functional Python framework for reproducible
-    experiments", 2018.
+    experiments", 2018. There the images come normalised by the mean and deviation of the training images; here batch
+    norm without scale or shift does that first, within the network.
 
     Args:
         classes: the number of logits.
@@ -41,6 +42,7 @@ def basic(name: str, classes: int, shape: tuple[int, int, int], activation: type
     """Return the network with another activation."""
     return nn.Sequential(
         OrderedDict(
+            norm=nn.BatchNorm2d(shape[0], affine=False),
             conv1=nn.Conv2d(shape[0], 24, 5, stride=3),
             act1=activation(),
             conv2=nn.Conv2d(24, 48, 3, stride=2),

@@ -36,8 +36,8 @@ class CrownIBP:
     threat: str = "linf:0.3"
     kappa: float = 0.5
     beta: float = 0.0
-    warmup: float = 0.03
-    ramp: float = 0.3
+    warmup: float = 0.1
+    ramp: float = 0.5
 
     def __post_init__(self) -> None:
         check_linf("crown-ibp", self.threat)

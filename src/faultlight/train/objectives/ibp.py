@@ -33,8 +33,8 @@ class IBP:
 
     threat: str = "linf:0.3"
     kappa: float = 0.5
-    warmup: float = 0.03
-    ramp: float = 0.3
+    warmup: float = 0.1
+    ramp: float = 0.5
 
     def __post_init__(self) -> None:
         check_linf("ibp", self.threat)

@@ -36,7 +36,7 @@ FLAGS = {
 # Before these nothing is done to the pixels and after them the order of the classes is the same: the truth is that of
 # the classifier itself, image by image.
 TRANSPARENT = ("saturated", "cold_softmax", "detached", "huge_logits", "relu_logits", "distilled")
-QUICK = ("rounded_input", "detached")
+QUICK = ("rounded_input",)
 
 
 def museum() -> ModuleType:

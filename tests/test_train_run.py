@@ -339,9 +339,13 @@ def noise(shape: tuple[int, int, int], split: str) -> Images:
 
 @pytest.mark.parametrize("name", names())
 def test_every_carried_recipe_runs_from_start_to_end_and_can_be_loaded(name: str, run_folder: Path) -> None:
-    narrow = {"options.width": 2} if name.startswith("resnet") else {}
-    recipe = load_recipe(name, {"epochs": 1, "batch": 10} | narrow)
+    short = {"epochs": 1, "batch": 10} | ({"options.width": 2} if name.startswith("resnet") else {})
+    recipe = load_recipe(name, short)
     made = Splits(*(noise(SHAPES[recipe.data], split) for split in ("train", "validation", "test")))
+    if teacher := getattr(recipe.objective, "teacher", ""):
+        folder = run_folder.with_name("teacher")
+        train(load_recipe(Path(teacher).name, short), out=folder, data=made, quiet=True)
+        recipe = load_recipe(name, short | {"objective.teacher": str(folder)})
     result = train(recipe, out=run_folder, data=made, quiet=True)
     logits = result.subject()(made.test.x)
     assert int((logits.argmax(1) == made.test.y).sum()) == round(result.test_accuracy * 20)

@@ -11,6 +11,8 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
+from faultlight.models.zoo._parts import after_windows
+
 _GROUPS = (64, 256, 256)
 _SIDE = 2
 _SAMPLE = 5000
@@ -41,6 +43,7 @@ class FastCifar:
 
     def module(self) -> nn.Module:
         """Build the network; its whitening layer is random until `prepare` has seen images."""
+        after_windows("fast-cifar", self.shape, [(_SIDE, 1, 0), *[(2, 2, 0)] * len(_GROUPS)])
         channels = self.shape[0]
         directions = channels * _SIDE**2
         whiten = nn.Conv2d(channels, 2 * directions, _SIDE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from itertools import chain
 
 import torch
 from torch import nn
@@ -12,9 +13,13 @@ from faultlight.models.subject import Subject
 
 
 def learned(subject: Subject) -> list[str]:
-    """Return the modules that hold parameters of their own, in the order of definition."""
-    named = subject.module.named_modules()
-    return [name for name, module in named if any(True for _ in module.parameters(recurse=False))]
+    """Return the modules that hold parameters or running statistics of their own, in the order of definition."""
+    return [name for name, module in subject.module.named_modules() if _has_own(module)]
+
+
+def _has_own(module: nn.Module) -> bool:
+    statistics = getattr(module, "running_mean", None) is not None
+    return statistics or any(True for _ in module.parameters(recurse=False))
 
 
 def forgotten(subject: Subject, seed: int = 0, only: Collection[str] | None = None) -> Subject:
@@ -45,7 +50,7 @@ def _draw(module: nn.Module) -> None:
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         # On the CPU, so that the numbers are the same on every device.
-        device = next(module.parameters(recurse=False)).device
+        device = next(chain(module.parameters(recurse=False), module.buffers(recurse=False))).device
         module.cpu()
         reset()
         module.to(device)

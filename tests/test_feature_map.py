@@ -68,11 +68,11 @@ def test_everything_lies_on_one_scale() -> None:
     gallery = a_gallery()
     assert plane_of(gallery) == Plane(-1.0, 2.0, 23.0)
     assert [(dot.x, dot.y, dot.label) for dot in dots(gallery)] == [(4.0, 50.0, 0), (50.0, 4.0, 1)]
-    assert path_of(gallery, gallery.items[0]) == [(27.0, 50.0), (96.0, 27.0)]
+    assert path_of(plane_of(gallery), gallery.items[0]) == [(27.0, 50.0), (96.0, 27.0)]
 
 
 def test_a_run_without_a_map_draws_none() -> None:
     gallery = Gallery([Item(0, 0, 0, 1, "pgd", [1.0], [1.0])])
     assert plane_of(gallery) is None
     assert list(dots(gallery)) == []
-    assert path_of(gallery, gallery.items[0]) == []
+    assert path_of(plane_of(gallery), gallery.items[0]) == []

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from faultlight.errors import InputError
 from faultlight.report.pictures import Picture, Scale, heat, noise, photo, shared_scale
-from faultlight.report.plane import path_of
+from faultlight.report.plane import path_of, plane_of
 from faultlight.report.records import Gallery, Item, Moved
 
 Arrays = dict[str, Float32[np.ndarray, "*_shape"]]
@@ -97,6 +97,7 @@ def failures(gallery: Gallery, arrays: Arrays) -> Iterator[Failure]:
     """Draw the failures one after the other, in the record's order."""
     occlusion = Scale(*gallery.scales.occlusion, signed=False)
     saliency = _saliency_scale(gallery, arrays)
+    plane = plane_of(gallery)
     for index, item in enumerate(gallery.items):
         x, twin = arrays["x"][index], arrays["twin"][index]
         yield Failure(
@@ -110,7 +111,7 @@ def failures(gallery: Gallery, arrays: Arrays) -> Iterator[Failure]:
             occlusion=_pair(arrays, "occlusion", index, occlusion),
             saliency=_pair(arrays, "saliency", index, saliency),
             channels=_channels(arrays, index, item),
-            path=path_of(gallery, item),
+            path=path_of(plane, item),
         )
 
 

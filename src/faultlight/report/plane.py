@@ -52,7 +52,6 @@ def dots(gallery: Gallery) -> Iterator[Dot]:
             yield Dot(*plane.at(point), label)
 
 
-def path_of(gallery: Gallery, item: Item) -> list[tuple[float, float]]:
+def path_of(plane: Plane | None, item: Item) -> list[tuple[float, float]]:
     """Return a failure's path in the drawing; empty where none was recorded."""
-    plane = plane_of(gallery)
     return [plane.at(point) for point in item.path] if plane else []

@@ -76,12 +76,12 @@ class Evolution:
         layer = self.layer if self.layer is not None else last_map_layer(subject, images.x[:1])
         if layer is None:
             raise InputError(f"the model {subject.name!r} has no layer with maps; name a layer.")
-        tops = [mine(_at(subject, path), images, [layer], k=1)[layer] for path in paths]
+        subjects = [_at(subject, path) for path in paths]
+        tops = [mine(stage, images, [layer], k=1)[layer] for stage in subjects]
         channel = tops[-1].value[:, 0].argsort(descending=True, stable=True)[: self.channels]
         backward = Backward(self.rule, self.others)
         stages = [
-            _stage(_at(subject, path), images, layer, top, channel, backward)
-            for path, top in zip(paths, tops, strict=True)
+            _stage(stage, images, layer, top, channel, backward) for stage, top in zip(subjects, tops, strict=True)
         ]
         names = [path.stem for path in paths]
         arrays = _arrays(images, channel, stages)

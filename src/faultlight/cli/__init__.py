@@ -24,7 +24,20 @@ from faultlight.progress import inert
 from faultlight.runtime import keep_allocator
 
 # The order of the help page is that of the work; verbs that other files add follow by name.
-_ORDER = ("audit", "train", "attack", "view", "study", "defend", "compare", "report", "recipes", "data", "doctor")
+_ORDER = (
+    "audit",
+    "train",
+    "attack",
+    "view",
+    "study",
+    "defend",
+    "compare",
+    "report",
+    "runs",
+    "recipes",
+    "data",
+    "doctor",
+)
 _BROKEN_PIPE = 141  # what a shell reports of any program whose reader went away: 128 + SIGPIPE
 # The machine or its owner said no, so the sentence is the user's to act on and no traceback would help.
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -20,9 +21,9 @@ _RUNTIME = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
 _RISKY = "<>&\u2028\u2029"
 
 
-def own_script() -> str:
-    """Return the page's own script."""
-    return "\n".join(_text("static", name) for name in _OWN)
+def own_script(names: Sequence[str] = _OWN) -> str:
+    """Return a page's own script, that of the audit's report by default."""
+    return "\n".join(_text("static", name) for name in names)
 
 
 def chart_runtime() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from faultlight.progress import inert
@@ -14,6 +14,7 @@ from faultlight.report.charts.common import Spec, norm_name, radius_text
 from faultlight.report.charts.curve import curve_chart
 from faultlight.report.charts.flows import flow_chart
 from faultlight.report.charts.histograms import at_the_edge, distance_chart, margin_chart
+from faultlight.report.environment import templates
 from faultlight.report.gallery import failures, read_arrays
 from faultlight.report.numbers import Numbers, percent_digits
 from faultlight.report.pictures import amplification
@@ -39,28 +40,16 @@ def render(records: Records) -> str:
 
 
 def _environment(records: Records) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("faultlight.report"),
-        autoescape=True,
-        finalize=_visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    found = templates()
     asked = records.verdict.threat.partition(":")[2]
-    environment.globals |= {
+    found.globals |= {
         "number": Numbers(records.raw, percent_digits(records.verdict.n)),
         "class_name": lambda label: _class_name(records, label),
         "radius_text": lambda epsilon: radius_text(epsilon, asked),
         "amplification": amplification,
         "feature_dots": dots,
     }
-    return environment
-
-
-def _visible(value: Any) -> Any:
-    """Spell out control characters and reversing marks: a name must show what it is, whoever wrote it."""
-    return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return found
 
 
 def _context(records: Records, summary: Summary | None) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def export_csv(ledger: Path, classes: list[str]) -> str:
         writer.writerow([*columns, *(f"{name}_name" for name in named)])
         for row in rows:
             names = [_class_name(row[columns.index(name)], classes) for name in named]
-            writer.writerow([_inert(cell) for cell in (*row, *names)])
+            writer.writerow([inert_cell(cell) for cell in (*row, *names)])
     return text.getvalue()
 
 
@@ -89,8 +89,8 @@ def _class_name(label: Any, classes: list[str]) -> str:
     return classes[label] if isinstance(label, int) and 0 <= label < len(classes) else ""
 
 
-def _inert(cell: Any) -> Any:
-    """Numbers stay numbers; text that a spreadsheet would run gets a leading apostrophe."""
+def inert_cell(cell: Any) -> Any:
+    """Return a cell for CSV: numbers as they are, text that a spreadsheet would run with a leading apostrophe."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 

@@ -1,0 +1,136 @@
+"""Trains networks that write, samples them, looks into them and attacks them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from faultlight.text.run import TextResult
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+_Model = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `faultlight text train` wrote.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A text recipe's name, or the path of a .toml file.")],
+    data: Annotated[str | None, typer.Option(help="tinyshakespeare or a UTF-8 file, in place of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, pieces, noise and dropout.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, such as optimiser.lr=0.01."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
+) -> None:
+    """Train a character model by a recipe.
+
+    The held-out loss, in nats and in bits, stands in columns of its own beside the batch's.
+    """
+    flags = {"data": data, "steps": steps, "seed": seed}
+    train_text(recipe, settings or [], flags, device=device, out=out, resume=resume, json=json)
+
+
+def train_text(
+    recipe: str,
+    settings: list[str],
+    flags: dict[str, Any],
+    *,
+    device: str = "cpu",
+    out: Path | None = None,
+    resume: bool = False,
+    json: bool = False,
+) -> None:
+    """Train by a text recipe and print the figures; flags that are None are left to the recipe."""
+    from faultlight.text.recipe import load_text_recipe
+    from faultlight.train.recipe import parse_settings
+
+    overrides = parse_settings(settings) | {key: value for key, value in flags.items() if value is not None}
+    chosen = load_text_recipe(recipe, overrides)
+
+    from faultlight.text import run
+    from faultlight.text.corpus import load_corpus
+
+    corpus = load_corpus(chosen.data, chosen.alphabet, chosen.held_out)
+    if not json:
+        _print(corpus.describe())
+    folder = out or Path("runs") / chosen.name
+    result = run.train(chosen, out=folder, corpus=corpus, resume=resume, device=device, quiet=json)
+    if json:
+        from dataclasses import asdict
+
+        _print_json(asdict(result) | {"folder": str(result.folder)})
+    else:
+        _print(_as_text(result))
+
+
+@app.command()
+def sample(
+    run: _Model,
+    prime: Annotated[
+        list[str] | None, typer.Option(help="What is read first; may be given several times.  [default: seven primes]")
+    ] = None,
+    length: Annotated[int, typer.Option(min=0, help="Characters to write.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest character.")] = 0.8,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the K likeliest; 0 for all.")] = 0,
+    seed: _Seed = 0,
+    json: _Json = False,
+) -> None:
+    """Let a model write on from a prime, or from each of seven.
+
+    Characters that the model does not know are skipped, and said.
+    """
+    from dataclasses import asdict
+
+    from faultlight.text.sample import PRIMES
+    from faultlight.text.sample import sample as write
+    from faultlight.text.saved import load_text_model
+
+    model = load_text_model(run)
+    settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
+    written = [write(model, each, length, **settings) for each in (prime if prime is not None else PRIMES)]
+    if json:
+        _print_json({"schema": 1, **settings, "samples": [asdict(each) for each in written]})
+        return
+    for each in written:
+        skipped = f" (skipped, being unknown to the model: {each.skipped!r})" if each.skipped else ""
+        _print(f"── {each.prime!r}{skipped}\n{each.read}{each.text}\n")
+
+
+def _as_text(result: TextResult) -> str:
+    target = result.target
+    due = f"{target['metric'].replace('_', ' ')} at most {target['at_most']:g}" if target else "none set"
+    verdict = f": {'met' if result.met else 'NOT met'}" if target else ""
+    lines = [
+        f"parameters      {result.parameters:,}",
+        f"training batch  {result.batch_loss:.4f} nats a character, the last batch; lowest recorded "
+        f"{result.best_batch_loss:.4f}; mean of the last steps {result.train_loss:.4f}",
+        f"held out        {result.held_out_loss:.4f} nats a character = {result.held_out_bits:.4f} bits "
+        f"({result.held_out_count:,} characters)",
+        f"target          {due}{verdict}",
+        f"training        {result.seconds:.0f} s, {result.characters_per_second:,.0f} characters a second",
+        f"written to      {result.folder}",
+        f"next            faultlight text sample {result.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    from faultlight.progress import inert
+
+    typer.echo("\n".join(inert(line) for line in text.split("\n")))
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    from json import dumps
+
+    typer.echo(dumps(record, ensure_ascii=False, allow_nan=False))

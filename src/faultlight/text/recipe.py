@@ -1,0 +1,179 @@
+"""Text recipes: named experiments in TOML with `kind = "text"`, each with the figure it must reach."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from faultlight.errors import InputError, nearest
+from faultlight.text.model import Shape
+from faultlight.train.recipe import Optimiser, Schedule
+
+FOLDER = Path(__file__).parent.parent / "recipes" / "text"
+KIND: Literal["text"] = "text"
+
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class TextTarget(BaseModel):
+    """The loss in nats a character that a run must reach: the lowest recorded batch's, or the last held-out one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    metric: Literal["batch_loss", "held_out_loss"]
+    at_most: Positive
+
+
+class TextRecipe(BaseModel):
+    """Everything that decides what a training run on text computes.
+
+    Args:
+        kind: "text".
+        name: letters, digits and hyphens.
+        title: one line for people.
+        data: "tinyshakespeare", or the path of a UTF-8 file.
+        alphabet: "printable" (Python's 100 printable characters) or "corpus" (those of the text).
+        held_out: share of the text, its end, that is held out.
+        cell: "gru" or "lstm".
+        embedding: numbers a character is turned into.
+        hidden: cells a layer.
+        layers: recurrent layers.
+        dropout: share of the signals dropped after each recurrent layer.
+        steps: of the optimiser.
+        batch: pieces of text a step.
+        chunk: characters a piece; gradients reach back that far.
+        pieces: "random" places of the text, each read from a state of zeros; or "streams" that lie one behind the other
+            and hand their state on.
+        optimiser: how a gradient becomes a step.
+        schedule: how the learning rate moves.
+        clip: the longest gradient, in L2 over all weights; a longer one is shortened to it. 0 leaves all as they are.
+        noise: share of the input characters replaced by a character drawn evenly from those of the text; what is to be
+            predicted stays clean.
+        record_every: steps between two rows of the record.
+        seed: of weights, pieces, noise and dropout.
+        target: the figure that the run must reach, if any.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    kind: Literal["text"] = KIND
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")
+    title: str
+    data: str
+    alphabet: Literal["printable", "corpus"] = "corpus"
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    cell: Literal["gru", "lstm"] = "gru"
+    embedding: int = Field(default=100, ge=1)
+    hidden: int = Field(default=100, ge=1)
+    layers: int = Field(default=2, ge=1)
+    dropout: Fraction = 0.0
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    chunk: int = Field(ge=1)
+    pieces: Literal["random", "streams"] = "random"
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    clip: NotNegative = 0.0
+    noise: Fraction = 0.0
+    record_every: int = Field(default=100, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    target: TextTarget | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """How the model is built."""
+        return Shape(self.cell, self.embedding, self.hidden, self.layers, self.dropout)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the text recipes that Faultlight carries, in alphabetical order."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def is_text_recipe(spec: str) -> bool:
+    """Return whether a recipe's name, or the file at its path, is one of text; False where nothing can be read."""
+    try:
+        return spec in names() or tomllib.loads(Path(spec).read_text(encoding="utf-8")).get("kind") == KIND
+    except (OSError, ValueError):
+        return False
+
+
+def load_text_recipe(spec: str, overrides: Mapping[str, Any] | None = None) -> TextRecipe:
+    """Return a text recipe by its name or the path of its .toml file.
+
+    Args:
+        spec: a name that `names()` lists, or a path ending in .toml.
+        overrides: values by dotted key, such as {"optimiser.lr": 0.01}, laid over the file's.
+
+    Raises:
+        InputError: no such recipe, text that is not TOML, a key that no text recipe has, or a value of the wrong kind.
+    """
+    path = _find(spec)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}; mend that line.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; give a recipe's name or its file's path.") from None
+    for key, value in (overrides or {}).items():
+        _lay(content, key, value)
+    return parse_text_recipe(content, spec)
+
+
+def parse_text_recipe(content: Mapping[str, Any], source: str = "the recipe") -> TextRecipe:
+    """Return the text recipe that nested tables describe.
+
+    Raises:
+        InputError: the first thing wrong, with the nearest known key or the values allowed.
+    """
+    try:
+        return TextRecipe.model_validate(dict(content))
+    except ValidationError as error:
+        raise InputError(f"{source}: {_sentence(error)}") from None
+
+
+def _find(spec: str) -> Path:
+    if spec.endswith(".toml"):
+        return Path(spec).expanduser()
+    if spec in names():
+        return FOLDER / f"{spec}.toml"
+    raise InputError(f"there is no text recipe named {spec!r}, nor is it a path ending in .toml; {_near(spec)}.")
+
+
+def _near(spec: str) -> str:
+    return nearest(spec, names())
+
+
+def _lay(content: dict[str, Any], key: str, value: Any) -> None:
+    *tables, last = key.split(".")
+    for name in tables:
+        inner = content.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{key!r} cannot be set: {name!r} holds a value, not a table.")
+        content = inner
+    content[last] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    # A typo leaves its key missing as well; the typo is what helps.
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+    dotted = ".".join(str(part) for part in first["loc"])
+    *parents, key = dotted.split(".")
+    if first["type"] == "extra_forbidden":
+        where = f" in [{'.'.join(parents)}]" if parents else ""
+        return f"there is no key {key!r}{where}; {nearest(key, _known(parents))}."
+    if first["type"] == "missing":
+        return f"the key {dotted!r} is missing; add it."
+    reason = first["msg"].removeprefix("Input ")
+    return f"{dotted} {reason[:1].lower()}{reason[1:]}, not {first['input']!r}."
+
+
+def _known(parents: list[str]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {"optimiser": Optimiser, "schedule": Schedule, "target": TextTarget}
+    return list((tables[parents[0]] if parents else TextRecipe).model_fields)

@@ -10,6 +10,7 @@ import typer
 from faultlight.errors import InputError
 
 if TYPE_CHECKING:
+    from faultlight.train.recipe import Recipe
     from faultlight.train.run import TrainResult
 
 
@@ -20,6 +21,9 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of initial weights, shuffles and augmentation.")] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="N|N,N,…", help="Train with the first N seeds, or with these, each in OUT/seed-N.")
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
     keep_epochs: Annotated[
@@ -39,13 +43,41 @@ def train(
     overrides = parse_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}
     chosen = load_recipe(recipe, overrides)
     kept = _epochs(keep_epochs)
+    folder = out or Path("runs") / chosen.name
+    if seeds:
+        _refuse({"--seed": seed is not None, "--keep-epochs": bool(kept)}, "--seeds")
+        _several(chosen, seeds, folder, resume, device, json)
+        return
 
     # The recipe is checked first: a typo is answered before PyTorch has been loaded.
     from faultlight.train import run
 
-    folder = out or Path("runs") / chosen.name
     result = run.train(chosen, out=folder, resume=resume, device=device, quiet=json, keep_epochs=kept)
     typer.echo(_as_json(result) if json else _as_text(result))
+
+
+def _refuse(given: dict[str, bool], beside: str) -> None:
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(f"{name} cannot be given beside {beside}; leave one of them out.")
+
+
+def _several(recipe: Recipe, seeds: str, folder: Path, resume: bool, device: str, json: bool) -> None:
+    from faultlight.report import results_table as table
+    from faultlight.report.results_reading import read_results
+    from faultlight.train.several import parse_seeds, seed_folder, train_seeds
+
+    numbers = parse_seeds(seeds)
+    train_seeds(recipe, numbers, out=folder, resume=resume, device=device, quiet=json)
+    rows = read_results([seed_folder(folder, number) for number in numbers])
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(table.as_record(rows), ensure_ascii=False, allow_nan=False))
+        return
+    answers = [row.met for row in rows if row.met is not None]
+    target = f"target met by {sum(answers)} of {len(answers)} runs" if answers else "no target set"
+    typer.echo(f"{table.as_text(rows)}\n{target}")
 
 
 def _epochs(text: str) -> list[int]:

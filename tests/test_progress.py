@@ -37,6 +37,22 @@ def test_a_jump_over_several_tenths_gives_one_line(capsys: pytest.CaptureFixture
     assert line.endswith(" · 3 broken")
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_said_stays_on_a_line_of_its_own(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("train", 10) as progress:
+        progress.update(1)
+        progress.say("epoch 3 [red]fell[/red]\x1b")
+    assert "train: epoch 3 [red]fell[/red]\\x1b\n" in stream.getvalue()
+
+
+def test_nothing_is_said_quietly(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", 10, quiet=True) as progress:
+        progress.say("epoch 3 fell")
+    assert lines_of(capsys) == []
+
+
 def test_nothing_to_do_is_no_division_by_zero(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("audit", 0) as progress:
         progress.update(0)

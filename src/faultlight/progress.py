@@ -65,6 +65,17 @@ class Progress:
             self._tenth = tenth
             self._line(done, note)
 
+    def say(self, text: str) -> None:
+        """Write a line that stays: something happened that the reader must know."""
+        if self.quiet:
+            return
+        line = inert(f"{self.label}: {text}")
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            return
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
     def _line(self, done: int, note: str) -> None:
         seconds = time.monotonic() - self._began
         text = f"{self.label}: {done}/{self.total} ({100 * done // max(self.total, 1)} %) after {seconds:.0f} s"

@@ -77,7 +77,7 @@ CANARY = "canary"
 
 def _sampled() -> tuple[Stage, ...]:
     """AutoAttack's exact protocol on a random sample of what still stands; what breaks one image is tried on all."""
-    ahead = [(name, replace(a, lookahead=8) if isinstance(a, Square) else a) for name, a in _EXACT]
+    ahead = [(name, replace(a, lookahead=16) if isinstance(a, Square) else a) for name, a in _EXACT]
     sample = (Stage(f"sample-{name}", a, share=0.005, least=2, sample=True, together=True) for name, a in ahead)
     also = {"square": (CANARY,)}
     all_of_them = (Stage(f"{name}-all", a, after=(f"sample-{name}", *also.get(name, ()))) for name, a in _EXACT)

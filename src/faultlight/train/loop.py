@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +16,17 @@ from torch.nn import functional
 from faultlight import rng
 from faultlight.errors import InputError
 from faultlight.progress import Progress
+from faultlight.train import guards
 from faultlight.train.augment import augment
 from faultlight.train.average import follow, gather, gathered, renew_statistics
+from faultlight.train.heldout import HeldOut, counted, held_out, judge, watched
 from faultlight.train.interrupt import Interrupt, held_interrupt
 from faultlight.train.memory import Resident, shuffle
 from faultlight.train.numerics import Numerics
-from faultlight.train.objectives import Batch, Context, Objective, Teacher, replays
+from faultlight.train.objectives import Batch, Context, Objective, Teacher, remedy, replays
 from faultlight.train.recipe import Recipe
 from faultlight.train.schedule import learning_rate
-from faultlight.train.state import Best, State
+from faultlight.train.state import Best, State, go_back, merit, remember
 
 # Writing the state costs a few hundredths of a second for a small network and a second for a large one.
 _SAVE_EVERY_SECONDS = 30.0
@@ -59,6 +63,16 @@ class Plan:
         """Steps an epoch; images that fill no batch wait for the next shuffle."""
         return max(len(self.train) // self.recipe.batch, 1) * replays(self.objective)
 
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """What the network is asked under attack at the end of each epoch."""
+        return held_out(self.recipe, self.objective)
+
+    @property
+    def remedy(self) -> Objective | None:
+        """What to go on with after catastrophic overfitting, if the recipe and the objective want it so."""
+        return remedy(self.objective) if self.recipe.robust_validation.on_collapse == "switch" else None
+
 
 @dataclass
 class _Clock:
@@ -92,13 +106,14 @@ def fit(plan: Plan, state: State) -> None:
         torch.random.fork_rng(devices=plan.numerics.gpus()),
         Progress(f"train {plan.recipe.name}", total, plan.quiet) as progress,
     ):
-        while state.epoch < plan.recipe.epochs:
+        while state.epoch < plan.recipe.epochs and not state.acted("stop"):
             clock = _Clock()
             _epoch(plan, state, interrupt, progress, clock)
-            _finish_epoch(plan, state, clock)
+            _finish_epoch(plan, state, progress, clock)
             plan.keep(state)
             if interrupt.asked:
                 raise KeyboardInterrupt
+        _look_back(plan, state, progress)
 
 
 def accuracy_and_loss(model: nn.Module, images: Resident, numerics: Numerics) -> tuple[float, float]:
@@ -140,8 +155,9 @@ def _step(plan: Plan, state: State, order: Tensor) -> None:
     # Layers that draw at random, such as dropout, do so from the global generator.
     plan.numerics.seed(rng.key(recipe.seed, "network", state.epoch, state.step) >> 1)
     place = Context(recipe, state.epoch, state.step, plan.steps, state.memory, plan.teacher)
+    objective = (plan.remedy if state.acted("switch") else None) or plan.objective
     with plan.numerics.autocast():
-        loss, metrics = plan.objective(state.model, Batch(x, y, rows.to(y.device)), place)
+        loss, metrics = objective(state.model, Batch(x, y, rows.to(y.device)), place)
     loss.backward()  # type: ignore[no-untyped-call]
     _descend(plan, state)
     for name, value in {"train_loss": loss, **metrics}.items():
@@ -171,20 +187,66 @@ def _gather(plan: Plan, state: State) -> None:
         renew_statistics(state.average, (plan.numerics.lay(plan.train.take(each)[0]) for each in rows))
 
 
-def _finish_epoch(plan: Plan, state: State, clock: _Clock) -> None:
+def _finish_epoch(plan: Plan, state: State, progress: Progress, clock: _Clock) -> None:
     if plan.recipe.swa:
         _gather(plan, state)
-    accuracy, loss = accuracy_and_loss(state.judged, plan.validation, plan.numerics)
-    if not math.isfinite(loss):
+    means = {name: float(value) / plan.steps for name, value in state.sums.items()}
+    figures = _judge(plan, state)
+    if not all(map(math.isfinite, figures.values())):
         raise _diverged(plan, state)
-    record = {name: float(value) / plan.steps for name, value in state.sums.items()}
-    record |= {"validation_loss": loss, "validation_accuracy": accuracy, "lr": state.optimiser.param_groups[0]["lr"]}
-    if state.best is None or state.best.beaten_by(accuracy, loss):
-        weights = {name: value.detach().cpu().clone() for name, value in state.judged.state_dict().items()}
-        state.best = Best(state.epoch + 1, accuracy, loss, weights)
+    record = {"epoch": state.epoch + 1, **means, **figures, "lr": state.optimiser.param_groups[0]["lr"]}
     state.seconds += clock.tick()
-    state.history.append({"epoch": state.epoch + 1, **record, "seconds": round(state.seconds, 3)})
+    record["seconds"] = round(state.seconds, 3)
+    if _guard(plan, state, record, progress) == "switch":
+        go_back(state)
+    else:
+        _accept(plan, state, record)
+
+
+def _judge(plan: Plan, state: State) -> dict[str, float]:
+    """Return how the epoch did on validation images, and under attack there."""
+    accuracy, loss = accuracy_and_loss(state.judged, plan.validation, plan.numerics)
+    figures = {"validation_loss": loss, "validation_accuracy": accuracy}
+    if plan.held_out:
+        figures |= judge(state.judged, state.model, plan.validation, plan.held_out, plan.numerics)
+    return figures
+
+
+def _guard(plan: Plan, state: State, record: dict[str, Any], progress: Progress) -> str | None:
+    """Return what is done about a collapse, having written it down; None where there is none."""
+    asked = plan.held_out
+    if asked is None or asked.by == "certificate":
+        return None
+    count = counted(plan.validation, watched(asked, plan.validation, averaged=bool(state.average)))
+    if not guards.has_collapsed(state.history, record, count, 1 / (1 + int(plan.validation.labels.max()))):
+        return None
+    action: str = plan.recipe.robust_validation.on_collapse
+    if action == "switch" and (plan.remedy is None or state.good is None):
+        action = "note"
+    found = guards.evidence(state.history[-1], record, count, action)
+    state.guards.append(found)
+    progress.say(found["text"])
+    return action
+
+
+def _accept(plan: Plan, state: State, record: dict[str, Any]) -> None:
+    if state.best is None or merit(record) > state.best.merit:
+        weights = {name: value.detach().cpu().clone() for name, value in state.judged.state_dict().items()}
+        figures = record["validation_accuracy"], record["validation_loss"], merit(record)
+        state.best = Best(state.epoch + 1, *figures, weights)
+    state.history.append(record)
     state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
+    if plan.held_out and plan.remedy and not state.acted("switch"):
+        remember(state)
+
+
+def _look_back(plan: Plan, state: State, progress: Progress) -> None:
+    if plan.held_out is None or state.best is None:
+        return
+    # Not kept in a checkpoint: it is found anew where a finished run is resumed.
+    for found in guards.overfitting(state.history, state.best.epoch, counted(plan.validation, plan.held_out)):
+        state.guards.append(found)
+        progress.say(found["text"])
 
 
 def _check_finite(plan: Plan, state: State) -> None:
@@ -202,5 +264,7 @@ def _diverged(plan: Plan, state: State) -> InputError:
 
 def _note(plan: Plan, state: State) -> str:
     loss = float(state.sums["train_loss"]) / state.step
-    last = f" · validation {100 * state.history[-1]['validation_accuracy']:.2f} %" if state.history else ""
-    return f"epoch {state.epoch + 1}/{plan.recipe.epochs} · loss {loss:.4f}{last}"
+    last = state.history[-1] if state.history else {}
+    shown = {"validation": "validation_accuracy", "under attack": "validation_robust_accuracy"}
+    figures = [f" · {name} {100 * last[key]:.2f} %" for name, key in shown.items() if key in last]
+    return f"epoch {state.epoch + 1}/{plan.recipe.epochs} · loss {loss:.4f}{''.join(figures)}"

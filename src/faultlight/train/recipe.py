@@ -100,6 +100,27 @@ class RobustTarget(_Table):
         return self
 
 
+class RobustValidation(_Table):
+    """How the first validation images are attacked at the end of each epoch, to choose the checkpoint and to guard.
+
+    An empty threat stands for the objective's own; where it has none, nothing is attacked. "auto" is by certificate for
+    an objective that trains bounds, else by PGD. What `on_collapse` does is written in `faultlight.train.guards`.
+    """
+
+    threat: str = ""
+    by: Literal["auto", "pgd", "certificate"] = "auto"
+    steps: int = Field(default=10, ge=1)
+    step_size: NotNegative = 0.25
+    images: int = Field(default=512, ge=0)
+    on_collapse: Literal["switch", "stop", "note"] = "switch"
+
+    @model_validator(mode="after")
+    def _threat_is_one(self) -> RobustValidation:
+        if self.threat:
+            parse_threat(self.threat)
+        return self
+
+
 class Recipe(_Table):
     """Everything that decides what a training run computes.
 
@@ -122,6 +143,7 @@ class Recipe(_Table):
         ema: decay a step of the averaged weights that are validated and kept, in [0, 1); 0 keeps the plain ones.
         swa: share of the epochs, the last ones, whose weights are averaged evenly, in [0, 1); 0 averages none.
         split_seed: divides the training file into train and validation; the checkpoint is chosen on the latter.
+        robust_validation: how the validation images are attacked, where the objective has a threat or this names one.
         target: the figure that the run must reach, if any.
         robust_target: the figure that it must reach under attack, if any.
     """
@@ -144,6 +166,7 @@ class Recipe(_Table):
     ema: Fraction = 0.0
     swa: Fraction = 0.0
     split_seed: int = Field(default=0, ge=0, lt=2**63)
+    robust_validation: RobustValidation = RobustValidation()
     target: Target | None = None
     robust_target: RobustTarget | None = None
 
@@ -286,6 +309,6 @@ def _check_setting(entry: Entry, key: str, value: Any) -> None:
 def _known(parents: Sequence[str]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "optimiser": Optimiser, "schedule": Schedule, "augment": Augment, "target": Target,
-        "robust_target": RobustTarget,
+        "robust_target": RobustTarget, "robust_validation": RobustValidation,
     }  # fmt: skip
     return list((tables[parents[0]] if parents else Recipe).model_fields)

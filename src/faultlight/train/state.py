@@ -18,7 +18,8 @@ from faultlight.errors import InputError
 from faultlight.train.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"
-SCHEMA = 1
+_PLAIN = ("epoch", "step", "seconds", "history", "guards", "good")
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,25 @@ class Best:
     Args:
         epoch: from 1.
         accuracy: on the validation images, in [0, 1].
-        loss: mean cross-entropy there; of equal accuracies the lower loss is better.
+        loss: mean cross-entropy there.
+        merit: what was compared, see `merit`.
         weights: the state dict, on the CPU.
     """
 
     epoch: int
     accuracy: float
     loss: float
+    merit: tuple[float, float]
     weights: dict[str, Tensor]
 
-    def beaten_by(self, accuracy: float, loss: float) -> bool:
-        """Return whether another epoch did better; the earlier one wins a tie."""
-        return (accuracy, -loss) > (self.accuracy, -self.loss)
+
+def merit(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what makes an epoch the best: accuracy on the validation images, of equals the lower loss.
+
+    Both are under attack where that is measured: the accuracy on clean images still grows while robustness is lost.
+    """
+    kind = "validation_robust" if "validation_robust_accuracy" in record else "validation"
+    return record[f"{kind}_accuracy"], -record[f"{kind}_loss"]
 
 
 @dataclass
@@ -57,6 +65,8 @@ class State:
         history: one record for each epoch finished.
         best: the best epoch so far.
         memory: what the objective keeps from step to step.
+        guards: what the guards found, a record each.
+        good: how everything stood at the end of the last epoch, while the guard may have to go back there.
     """
 
     model: nn.Module
@@ -69,11 +79,17 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
+    guards: list[dict[str, Any]] = field(default_factory=list)
+    good: dict[str, Any] | None = None
 
     @property
     def judged(self) -> nn.Module:
         """The network that is validated and kept: the averaged one where there is one."""
         return self.average or self.model
+
+    def acted(self, action: str) -> bool:
+        """Return whether a guard did this."""
+        return any(found["action"] == action for found in self.guards)
 
     def is_finite(self) -> bool:
         """Return whether no loss and no weight is NaN or infinite."""
@@ -87,15 +103,26 @@ def start(model: nn.Module, recipe: Recipe) -> State:
     return State(model, _optimiser(model, recipe), average)
 
 
+def remember(state: State) -> None:
+    """Keep in memory how an epoch ended, for `go_back`."""
+    state.good = copy.deepcopy(_moving(state))
+
+
+def go_back(state: State) -> None:
+    """Undo the epoch under way: bring network, optimiser, average and memory back to where `remember` saw them."""
+    assert state.good is not None, "the epoch before was remembered"
+    _move(state, state.good)
+    state.step, state.sums, state.seconds, state.good = 0, {}, 0.0, None
+
+
 def save(state: State, folder: Path) -> None:
     """Keep the state in the folder's checkpoint; a kill while this writes leaves the older one whole."""
     content = {
         "schema": SCHEMA,
-        "model": state.model.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
-        "average": state.average.state_dict() if state.average else None,
+        **_moving(state),
         "best": asdict(state.best) if state.best else None,
-        **{key: getattr(state, key) for key in ("epoch", "step", "sums", "seconds", "history", "memory")},
+        "sums": state.sums,
+        **{key: getattr(state, key) for key in _PLAIN},
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -137,16 +164,34 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _fill(state: State, content: Mapping[str, Any]) -> None:
     if content["schema"] != SCHEMA:
         raise ValueError(f"schema {content['schema']} where {SCHEMA} is due")
+    _move(state, content)
+    state.sums = _onto(state, content["sums"])
+    state.best = Best(**content["best"]) if content["best"] else None
+    for key in _PLAIN:
+        setattr(state, key, content[key])
+
+
+def _moving(state: State) -> dict[str, Any]:
+    """Return what every step changes, as it stands."""
+    return {
+        "model": state.model.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "average": state.average.state_dict() if state.average else None,
+        "memory": state.memory,
+    }
+
+
+def _move(state: State, content: Mapping[str, Any]) -> None:
     state.model.load_state_dict(content["model"])
     state.optimiser.load_state_dict(content["optimiser"])
     if state.average:
         state.average.load_state_dict(content["average"])
+    state.memory = _onto(state, content["memory"])
+
+
+def _onto(state: State, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     device = next(state.model.parameters()).device
-    for key in ("sums", "memory"):
-        setattr(state, key, {name: value.to(device) for name, value in content[key].items()})
-    state.best = Best(**content["best"]) if content["best"] else None
-    for key in ("epoch", "step", "seconds", "history"):
-        setattr(state, key, content[key])
+    return {name: value.to(device) for name, value in tensors.items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -2,10 +2,13 @@
 
 An objective is a frozen dataclass of settings that is called with the network, the batch and where the run stands. The
 recipe's table `[objective]` names it and sets its fields; a new file here, or an entry point of the group
-`faultlight.train.objectives`, is all that a new one needs. Two fields mean something to the run:
+`faultlight.train.objectives`, is all that a new one needs. Some names mean something to the run:
 
-    teacher   a folder made by training, whose network the run hands over in the context
-    replays   how many steps in a row get the same batch
+    teacher     a field: a folder made by training, whose network the run hands over in the context
+    replays     a field: how many steps in a row get the same batch
+    threat      a field: the ball that the validation images are attacked in at the end of each epoch
+    certified   a class variable, True where they are to be certified instead
+    remedy()    a method: what to go on with after catastrophic overfitting, or None
 """
 
 from __future__ import annotations
@@ -97,3 +100,10 @@ def teacher(objective: Objective) -> str | None:
 def replays(objective: Objective) -> int:
     """Return how many steps in a row get the same batch."""
     return int(getattr(objective, "replays", 1))
+
+
+def remedy(objective: Objective) -> Objective | None:
+    """Return what to go on with after the objective failed catastrophically, or None where it knows nothing better."""
+    known = getattr(objective, "remedy", None)
+    found: Objective | None = known() if known else None
+    return found

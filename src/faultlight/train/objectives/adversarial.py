@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from jaxtyping import Float32
 from torch import Tensor, nn
 
+from faultlight.threat import parse_threat
 from faultlight.train.objectives import Batch, Context
 from faultlight.train.objectives._terms import attacked, check_share, cross_entropy, grown, logits, pgd
+from faultlight.train.objectives.n_fgsm import NFgsm
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,7 @@ class Adversarial:
         out = logits(model, points)
         accuracy = (out.argmax(1) == batch.y).float().mean()
         return cross_entropy(out, batch.y, context), {"attacked_accuracy": accuracy}
+
+    def remedy(self) -> NFgsm | None:
+        """Return N-FGSM for a single step in L∞: it costs the same, and its noise keeps the loss from bending."""
+        return NFgsm(self.threat) if self.steps == 1 and parse_threat(self.threat).norm == "linf" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float32
@@ -38,6 +39,7 @@ class CrownIBP:
     beta: float = 0.0
     warmup: float = 0.1
     ramp: float = 0.5
+    certified: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_linf("crown-ibp", self.threat)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from faultlight.train.objectives import Batch, Context
 from faultlight.train.objectives.adversarial import Adversarial
+from faultlight.train.objectives.n_fgsm import NFgsm
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class FgsmRs:
     ) -> tuple[Float32[Tensor, ""], dict[str, Tensor]]:
         """Return the loss, and the accuracy at the points found."""
         return self._plain()(model, batch, context)
+
+    def remedy(self) -> NFgsm | None:
+        """Return N-FGSM, in L∞."""
+        return self._plain().remedy()
 
     def _plain(self) -> Adversarial:
         return Adversarial(self.threat, steps=1, step_size=self.step_size)

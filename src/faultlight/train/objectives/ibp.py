@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float32
@@ -35,6 +36,7 @@ class IBP:
     kappa: float = 0.5
     warmup: float = 0.1
     ramp: float = 0.5
+    certified: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_linf("ibp", self.threat)

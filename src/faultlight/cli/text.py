@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from faultlight.text.look import Look
     from faultlight.text.run import TextResult
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -104,6 +105,59 @@ def sample(
     for each in written:
         skipped = f" (skipped, being unknown to the model: {each.skipped!r})" if each.skipped else ""
         _print(f"── {each.prime!r}{skipped}\n{each.read}{each.text}\n")
+
+
+@app.command()
+def view(
+    run: _Model,
+    text: Annotated[
+        str | None, typer.Option(help="tinyshakespeare or a UTF-8 file.  [default: what the run held out]")
+    ] = None,
+    read: Annotated[int, typer.Option(min=250, help="Characters to read, for cells and gates.")] = 20_000,
+    shown: Annotated[int, typer.Option(min=1, help="Characters to show on the page.")] = 1500,
+    seed: _Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Where page and arrays go.  [default: RUN/view]")] = None,
+    json: _Json = False,
+) -> None:
+    """Write a page that shows what each cell does with a text.
+
+    The text is coloured by any cell; the cells that keep track of something are found and listed.
+    """
+    from faultlight.report.text_page import write_text_page
+    from faultlight.text.look import look, save_look
+    from faultlight.text.look import record as as_record
+    from faultlight.text.saved import load_text_model
+    from faultlight.text.source import text_for
+
+    model = load_text_model(run)
+    numbers, source = text_for(run, model, text)
+    # The page stays below 3 MB, whatever the number of cells.
+    room = max(2_000_000 // (model.shape.layers * model.shape.hidden), 100)
+    found = look(model, numbers[:read], min(shown, room), seed)
+    folder = out or run / "view"
+    save_look(found, model, folder, run.name, source)
+    page = write_text_page(folder)
+    if json:
+        cells = as_record(found, model, run.name, source)["cells"]
+        _print_json({"schema": 1, "page": str(page), "source": source, "read": found.read, "cells": cells})
+        return
+    _print(_cells_as_text(found, source))
+    _print(f"wrote {page}")
+
+
+def _cells_as_text(found: Look, source: str) -> str:
+    search = found.search
+    rows = [
+        f"  {each.feature:<30} layer {each.layer + 1}, cell {each.cell:<4} r {each.found:+.3f}, on the other half "
+        f"{each.confirmed:+.3f}{'' if each.significant else '  (no more than chance)'}"
+        for each in search.findings
+    ]
+    head = (
+        f"{found.read:,} characters of {source}; over {search.tests:,} pairs of cell and feature, chance passes "
+        f"|r| = {search.bound:.3f} in one search of twenty"
+    )
+    absent = [f"too rare in this text: {', '.join(search.absent)}"] if search.absent else []
+    return "\n".join([head, *rows, *absent])
 
 
 def _as_text(result: TextResult) -> str:

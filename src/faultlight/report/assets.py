@@ -31,10 +31,10 @@ def chart_runtime() -> str:
     return "\n".join(_text("vendor", name) for name in _RUNTIME)
 
 
-def style() -> str:
-    """Return the style sheet, the colour maps' gradients included."""
+def style(sheets: Sequence[str] = ("page.css",)) -> str:
+    """Return the style sheets, one after the other, the colour maps' gradients included."""
     maps = f"--sequential: {gradient(SEQUENTIAL)}; --diverging: {gradient(DIVERGING)};"
-    return f":root {{ {maps} }}\n{_text('static', 'page.css')}"
+    return f":root {{ {maps} }}\n{''.join(_text('static', name) for name in sheets)}"
 
 
 def policy(*scripts: str) -> str:

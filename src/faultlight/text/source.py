@@ -1,0 +1,55 @@
+"""Which text a trained model is shown: what its own run held out, or another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from faultlight.data.text import load_text
+from faultlight.errors import InputError
+from faultlight.text.corpus import Corpus, load_corpus
+from faultlight.text.model import CharModel
+from faultlight.text.recipe import parse_text_recipe
+from faultlight.train.folder import ASKED, read_asked
+
+
+def corpus_of(run: Path) -> Corpus:
+    """Return the divided text that a run was trained on.
+
+    Raises:
+        InputError: the folder does not say, or the text is not the same any more.
+    """
+    asked = read_asked(run)
+    if asked is None or asked.get("recipe", {}).get("kind") != "text":
+        raise InputError(f"{run / ASKED} does not say what text the model learnt from; name one with --text.")
+    recipe = parse_text_recipe(asked["recipe"], str(run / ASKED))
+    found = load_corpus(recipe.data, recipe.alphabet, recipe.held_out)
+    if found.fingerprint != asked["data"]["text"]:
+        raise InputError(f"the text {recipe.data!r} is not the one that {run} was trained on; name one with --text.")
+    return found
+
+
+def text_for(run: Path, model: CharModel, name: str | None) -> tuple[Int64[Tensor, " n"], str]:
+    """Return a text as a model's numbers, and what to call it.
+
+    Args:
+        run: the model's folder.
+        model: that is to read it; characters that it does not know are left out, and counted in the name.
+        name: of a text; None for what the run held out.
+
+    Raises:
+        InputError: there is no such text, or the model knows none of its characters.
+    """
+    if name is None:
+        corpus = corpus_of(run)
+        return corpus.held_out, f"the held-out part of {corpus.name}"
+    content = load_text(name).content
+    known = model.alphabet.known(content)
+    if not known:
+        raise InputError(f"the model knows none of the characters of {name!r}; give a text of its own language.")
+    lost = len(content) - len(known)
+    said = f" ({lost:,} characters left out that the model does not know)" if lost else ""
+    return torch.tensor([model.alphabet.index[each] for each in known]), name + said

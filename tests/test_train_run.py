@@ -104,19 +104,20 @@ def test_run_toml_holds_everything_asked_and_the_stamp_the_rest(finished: Path, 
 
 def test_a_finished_run_leaves_nothing_but_its_records(finished: Path) -> None:
     names = sorted(str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file())
-    due = [".lock", "model.json", "model.safetensors", "records/training.json", "run.toml", "stamp.json"]
+    records = ["records/model.json", "records/test.json", "records/training.json"]
+    due = [".lock", "arrays/test.safetensors", "model.json", "model.safetensors", *records, "run.toml", "stamp.json"]
     assert names == due
 
 
 def test_the_test_images_are_looked_at_once(splits: Splits, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    real = module_under_test._measure
+    real = module_under_test.look
 
     def counted(subject: Any, images: Images) -> Any:
         seen.append(len(images))
         return real(subject, images)
 
-    monkeypatch.setattr(module_under_test, "_measure", counted)
+    monkeypatch.setattr(module_under_test, "look", counted)
     nowhere = Splits(splits.train, splits.validation, Images(**{**vars(splits.test), "y": (splits.test.y + 1) % 10}))
     spoiled = train(quick(), out=run_folder, data=nowhere, quiet=True)
     monkeypatch.undo()

@@ -18,9 +18,10 @@ from faultlight.train.state import CHECKPOINT
 
 ASKED = "run.toml"
 RECORD = "records/training.json"
+HISTORY = "records/history.json"
 EPOCHS = "epochs"
 SCHEMA = 1
-_MARKS = (ASKED, "model.json", "model.safetensors", "ledger.sqlite", "records", CHECKPOINT)
+_MARKS = (ASKED, "model.json", "model.safetensors", "ledger.sqlite", "records", "arrays", CHECKPOINT)
 # The number of threads is taken over from the folder, not compared.
 _NOT_COMPARED = ("numerics.threads",)
 
@@ -90,7 +91,7 @@ def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
 
 def clear_leftovers(folder: Path) -> None:
     """Delete what writes that were killed left behind."""
-    for path in [*folder.glob(".*.part"), *folder.glob("records/.*.part")]:
+    for path in [*folder.glob(".*.part"), *folder.glob("records/.*.part"), *folder.glob("arrays/.*.part")]:
         path.unlink(missing_ok=True)
 
 

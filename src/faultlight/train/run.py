@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
@@ -31,8 +30,7 @@ from faultlight.train.numerics import Numerics, decide, steady
 from faultlight.train.objectives import Objective, build, teacher
 from faultlight.train.recipe import Recipe
 from faultlight.train.state import CHECKPOINT, State, restore, save, start
-
-_TEST_BATCH = 500
+from faultlight.train.tested import look, write_tested
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def train(
 
     Args:
         recipe: everything that is computed, from `load_recipe` or built in code.
-        out: the folder; it gets run.toml, stamp.json, model.json, model.safetensors and records/training.json.
+        out: the folder; it gets run.toml, stamp.json, model.json, model.safetensors, records and arrays.
         data: the three splits; None loads those of `recipe.data`.
         resume: go on with the run in the folder, from its last checkpoint; where there is none, begin.
         device: "cpu", "cuda" or "cuda:1".
@@ -149,10 +147,13 @@ def _train(task: _Task, state: State, loading: float) -> TrainResult:
     began = time.monotonic()
     module = _chosen(task.family, state)
     subject = Subject(module, len(task.splits.test.classes), device=task.numerics.device)
-    record = _record(task.recipe, state, _measure(subject, task.splits.test), _robustness(subject, task))
+    tested = look(subject, task.splits.test)
+    record = _record(task.recipe, state, tested.confusion, _robustness(subject, task))
     save_model(task.out, task.recipe.model, task.family, module)
+    write_tested(task.out, tested, subject, task.splits.test, len(task.splits.validation))
     files.write_json(task.out / place.RECORD, record)
     _stamp(task, {"load": loading, "train": record["seconds"], "test": time.monotonic() - began})
+    (task.out / place.HISTORY).unlink(missing_ok=True)
     # Last, because a run without a checkpoint but with a record is a finished one.
     (task.out / CHECKPOINT).unlink()
     return _result(task.out, record)
@@ -175,6 +176,9 @@ def _plan(task: _Task) -> Plan:
 def _keep(task: _Task, state: State) -> None:
     _keep_epoch(task, state)
     save(state, task.out)
+    if state.step == 0:
+        # For whoever watches a run that goes on; the state is what it goes on from.
+        files.write_json(task.out / place.HISTORY, {"schema": place.SCHEMA, "epochs": state.history})
 
 
 def _keep_epoch(task: _Task, state: State) -> None:
@@ -217,14 +221,6 @@ def _chosen(family: zoo.Family, state: State) -> nn.Module:
     module = zoo.build_family(family)
     module.load_state_dict(state.best.weights)
     return module.eval()
-
-
-def _measure(subject: Subject, images: Images) -> Int64[Tensor, "classes classes"]:
-    """Return how many images of each class (rows) were taken for each class (columns), as an audit would see it."""
-    classes, device = len(images.classes), subject.device
-    with torch.no_grad():
-        found = torch.cat([subject(x.to(device)).argmax(1).cpu() for x in torch.split(images.x, _TEST_BATCH)])
-    return torch.bincount(images.y * classes + found, minlength=classes**2).view(classes, classes)
 
 
 def _robustness(subject: Subject, task: _Task) -> dict[str, Any] | None:

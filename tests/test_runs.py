@@ -118,6 +118,14 @@ def test_unfinished_and_damaged_runs_are_listed(tmp_path: Path) -> None:
     assert group(list(found.values())) == []
 
 
+def test_a_network_that_is_no_classifier_has_its_loss_shown(tmp_path: Path) -> None:
+    run = trained(tmp_path / "gru")
+    write_json(run / "records/training.json", {"kind": "text", "held_out_loss": 1.5, "seconds": 2, "met": True})
+    row = read_result(run)
+    assert (row.kind, row.state, row.loss, row.seconds, row.met) == ("text", "finished", 1.5, 2.0, True)
+    assert "1.5000" in table.as_text([row])
+
+
 def test_a_run_given_twice_is_listed_once(tmp_path: Path) -> None:
     trained(tmp_path / "a/b")
     assert len(read_results([tmp_path, tmp_path / "a", tmp_path / "a/b"])) == 1

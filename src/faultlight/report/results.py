@@ -15,7 +15,7 @@ class Result:
 
     Args:
         folder: where it lies, as it was found.
-        kind: "train", "audit", or "" where the folder does not say.
+        kind: "train", "audit", "text" and the like for networks that are no classifiers, or "" where none is said.
         state: "finished", "unfinished", or what is wrong with its records.
         recipe: the recipe's name; of an audit, that of the run it audited, where that can be read.
         seed: of training, or of the audit.
@@ -24,6 +24,7 @@ class Result:
         validation: share of the validation images classified correctly by them, in [0, 1].
         test: share of the test images classified correctly; of an audit, its clean accuracy.
         count: how many images that was measured on.
+        loss: of a network that is no classifier, held-out: what it is judged by.
         robust: share that withstood what `threat` says.
         certified: share that provably withstands the audit's threat.
         met: whether every target was reached.
@@ -45,6 +46,7 @@ class Result:
     validation: float | None = None
     test: float | None = None
     count: int | None = None
+    loss: float | None = None
     robust: float | None = None
     threat: str = ""
     certified: float | None = None
@@ -88,6 +90,7 @@ class Group:
     seeds: tuple[int, ...]
     validation: Spread | None
     test: Spread | None
+    loss: Spread | None
     robust: Spread | None
     certified: Spread | None
     seconds: Spread | None
@@ -120,6 +123,7 @@ def _group(runs: list[Result], repeated: int) -> Group:
         seeds=tuple(sorted(row.seed for row in runs if row.seed is not None)),
         validation=over(lambda row: row.validation),
         test=over(lambda row: row.test),
+        loss=over(lambda row: row.loss),
         robust=over(lambda row: row.robust),
         certified=over(lambda row: row.certified),
         seconds=over(lambda row: row.seconds),

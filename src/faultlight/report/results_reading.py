@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,6 +156,9 @@ def _training(folder: Path) -> dict[str, Any]:
     path = folder / "records/training.json"
     if not path.is_file():
         return {"state": UNFINISHED, "epochs": _epochs_so_far(folder)}
+    content = read_json(path)
+    if _table(content, "kind", str):
+        return _other(content)
     record = _check(path, _Training)
     robust = record.robust_target
     return {
@@ -168,6 +172,20 @@ def _training(folder: Path) -> dict[str, Any]:
         "met": record.met,
         "seconds": record.seconds,
     }
+
+
+def _other(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a network that is no classifier: those that all such records have."""
+    return {
+        "kind": content["kind"],
+        "loss": _number(content.get("held_out_loss")),
+        "seconds": _number(content.get("seconds")),
+        "met": content["met"] if isinstance(content.get("met"), bool) else None,
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def _by(robust: _Robust) -> str:

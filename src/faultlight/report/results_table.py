@@ -46,6 +46,8 @@ class Column:
             return "yes" if value else "NO"
         if self.kind == "seconds":
             return f"{value:,.1f}"
+        if isinstance(value, float):
+            return f"{value:.4f}"
         return f"{value:,}" if self.kind == "number" and self.name != "seed" else str(value)
 
 
@@ -62,6 +64,7 @@ COLUMNS = (
     Column("validation", "validation", "percent"),
     Column("test", "test", "percent"),
     Column("count", "images", "number"),
+    Column("loss", "held-out loss", "number"),
     Column("robust", "robust", "percent"),
     Column("threat", "under"),
     Column("certified", "certified", "percent"),
@@ -72,7 +75,7 @@ COLUMNS = (
     Column("device", "device"),
     Column("written", "written"),
 )
-FIGURES = ("validation", "test", "robust", "certified", "seconds")
+FIGURES = ("validation", "test", "loss", "robust", "certified", "seconds")
 
 
 def ordered(results: Sequence[Result], by: str, reverse: bool = False) -> list[Result]:
@@ -95,6 +98,8 @@ def spread_text(figure: Spread | None, name: str, count: int | None) -> str:
         return ""
     if name == "seconds":
         return f"{figure.mean:,.1f} ± {figure.deviation:,.1f}"
+    if name == "loss":
+        return f"{figure.mean:.4f} ± {figure.deviation:.4f}"
     digits = max(percent_digits(count or 0), 2)
     return f"{100 * figure.mean:.{digits}f} ± {100 * figure.deviation:.{digits}f} %"
 

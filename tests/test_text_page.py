@@ -96,7 +96,7 @@ def test_a_reader_points_at_characters_and_chooses_cells(page: Path, looked: Loo
         assert sheet.locator("#character").inner_text() == "r"
         sheet.mouse.move(0, 0)
         assert sheet.locator("#expected li").count() == 5
-        sheet.select_option("#layer", "1")
+        sheet.select_option("#layer", index=1)
         sheet.fill("#cell", "3")
         sheet.keyboard.press("Tab")
         value = float(sheet.locator("#value").inner_text().replace("−", "-"))

@@ -145,6 +145,48 @@ def view(
     _print(f"wrote {page}")
 
 
+@app.command()
+def copied(
+    run: _Model,
+    length: Annotated[int, typer.Option(min=100, help="Characters to write and look up.")] = 10_000,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest character.")] = 0.8,
+    prime: Annotated[str, typer.Option(help="What is read first.")] = "\n",
+    seed: _Seed = 0,
+    json: _Json = False,
+) -> None:
+    """Say how much of what a model writes it has copied from the text it learnt from.
+
+    The held-out text is measured in the same way, for people repeat themselves too.
+    """
+    from dataclasses import asdict
+
+    from faultlight.text.copied import memorised
+    from faultlight.text.sample import sample as write
+    from faultlight.text.saved import load_text_model
+    from faultlight.text.source import corpus_of
+
+    model, corpus = load_text_model(run), corpus_of(run)
+    written = write(model, prime, length, temperature=temperature, seed=seed).text
+    learnt, held_out = corpus.alphabet.decode(corpus.train), corpus.alphabet.decode(corpus.held_out)
+    found = memorised(written, learnt, held_out)
+    if json:
+        _print_json({"schema": 1, "temperature": temperature, "seed": seed, **asdict(found)})
+        return
+    rows = [f"  {n:>3}-grams  {found.shares[n]:>8.2%}  {found.expected.get(n, 0):>8.2%}" for n in found.shares]
+    longest = found.longest
+    _print(
+        "\n".join(
+            [
+                f"{found.characters:,} characters written; share that stands in the text learnt from",
+                "             written  held out",
+                *rows,
+                f"longest run  {len(longest.text):>8}  {found.expected_longest:>8} characters",
+                f"it is {longest.text!r}, at character {longest.source:,} of the text",
+            ]
+        )
+    )
+
+
 def _cells_as_text(found: Look, source: str) -> str:
     search = found.search
     rows = [

@@ -26,7 +26,7 @@ class ARD:
 
     t is a robust teacher, x' what PGD on the student's cross-entropy finds.
 
-    Source: Goldblum et al. 2020, "Adversarially robust distillation", section 4, eq. 5.
+    Source: Goldblum et al. 2020, "Adversarially robust distillation".
 
     Args:
         teacher: the robust teacher's folder.

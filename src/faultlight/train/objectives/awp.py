@@ -23,8 +23,8 @@ class AWP:
     min_w L(w + v), v_l = γ·‖w_l‖·g_l/‖g_l‖ for each weight tensor l of two or more dimensions, g = ∇_w L(w), both at
     the same attacked images.
 
-    Source: Wu, Xia & Wang 2020, "Adversarial weight perturbation helps robust generalization", section 4.2, eq. 8 to
-    10, with one step. Departure: g is of the batch norm statistics of the same images, which it leaves as they were.
+    Source: Wu, Xia & Wang 2020, "Adversarial weight perturbation helps robust generalization", with one step for v.
+    Departure: g is of the batch norm statistics of the same images, which it leaves as they were.
 
     Args:
         gamma: γ, the length of v in units of the weights.

@@ -23,8 +23,7 @@ class CrownIBP:
     After a share `warmup` of the run on clean images, over the share `ramp`, ε rises linearly from 0, κ falls from 1
     and β from 1, and they stay. Bounds are computed in float32, with batch norm at its running statistics.
 
-    Source: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks", eq. 14 and
-    section 4 for the schedules.
+    Source: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks".
 
     Args:
         threat: L∞ alone, such as "linf:0.3"; a little more than is to be certified helps.

@@ -21,7 +21,7 @@ class HAT:
     without attacks, x' as in TRADES.
 
     Source: Rade & Moosavi-Dezfooli 2022, "Reducing excessive margin to achieve a better accuracy vs. robustness
-    trade-off", section 4, eq. 5. Departure: the helper examples are clipped to [0, 1].
+    trade-off". Departure: the helper examples are clipped to [0, 1].
 
     Args:
         teacher: the folder of the plain network.

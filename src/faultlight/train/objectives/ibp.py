@@ -23,7 +23,7 @@ class IBP:
     and stay. Bounds are computed in float32, with batch norm at its running statistics.
 
     Source: Gowal et al. 2018, "On the effectiveness of interval bound propagation for training verifiably robust
-    models", section 3, eq. 12, and section 4 for the schedule.
+    models", section 3.
 
     Args:
         threat: L∞ alone, such as "linf:0.3"; a little more than is to be certified helps.

@@ -32,8 +32,8 @@ class MART:
     BCE(z(x'), y) + λ·(1 − p_y(x))·KL(p(x) ‖ p(x')), p = softmax z, BCE(z, y) = −log p_y − log(1 − max_{k≠y} p_k), x'
     from PGD on the cross-entropy; a mean over the batch.
 
-    Source: Wang et al. 2020, "Improving adversarial robustness requires revisiting misclassified examples", eq. 7, 9
-    and 11. Label smoothing has no part in it.
+    Source: Wang et al. 2020, "Improving adversarial robustness requires revisiting misclassified examples". Label
+    smoothing has no part in it.
 
     Args:
         weight: λ; 5 in the paper.

@@ -22,9 +22,8 @@ class NFgsm:
     x' = x + η + α·sign ∇ₓ CE(z(x + η), y), η uniform in [−kε, kε]: x' may lie up to kε + α away. The noise keeps the
     loss from bending between the image and the step, so training fails catastrophically far less often.
 
-    Source: de Jorge et al. 2022, "Make some noise: reliable and efficient single-step adversarial training", section 4,
-    algorithm 1. Departures: the points are clipped to [0, 1], and the attack sees batch norm with its running
-    statistics.
+    Source: de Jorge et al. 2022, "Make some noise: reliable and efficient single-step adversarial training".
+    Departures: the points are clipped to [0, 1], and the attack sees batch norm with its running statistics.
 
     Args:
         threat: L∞ alone, such as "linf:8/255".

@@ -18,8 +18,7 @@ class RSLAD:
     t is a robust teacher, x' what PGD finds to increase KL(softmax t(x) ‖ softmax z(x')), begun at x + 0.001·N(0, I).
     No label is used.
 
-    Source: Zi et al. 2021, "Revisiting adversarial robustness distillation: robust soft labels make student better",
-    eq. 5 and 6.
+    Source: Zi et al. 2021, "Revisiting adversarial robustness distillation: robust soft labels make student better".
 
     Args:
         teacher: the robust teacher's folder.

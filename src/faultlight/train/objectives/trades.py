@@ -29,8 +29,8 @@ class TRADES:
     CE(z(x), y) + β·KL(softmax z(x) ‖ softmax z(x')), x' the point of the ball that PGD finds to increase that
     divergence, begun at x + 0.001·N(0, I). Both are means over the batch.
 
-    Source: Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy", eq. 5 and algorithm
-    1 (there 1/λ is β).
+    Source: Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy", algorithm 1
+    (there 1/λ is β).
 
     Args:
         beta: β; 6 in the paper.

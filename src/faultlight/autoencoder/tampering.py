@@ -159,7 +159,7 @@ def _draws(
     draws = rng.uniform(rng.key(key, "kind"), ids, torch.zeros_like(ids), (2,))
     weights = torch.tensor([each.weight for each in chosen], device=ids.device)
     ends = (weights / weights.sum()).cumsum(0)[:-1]
-    return torch.bucketize(draws[:, 0], ends, right=True), draws[:, 1]
+    return torch.bucketize(draws[:, 0].contiguous(), ends, right=True), draws[:, 1]
 
 
 def _strengths(chosen: Tampering, place: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:

@@ -53,8 +53,11 @@ def plane() -> tuple[nn.Sequential, fl.Images]:
 def test_its_first_steps_by_hand() -> None:
     """The first radius is 5 % more than the boundary's distance, 0.1; there is a twin, so the next is 5 % less."""
     net, images = plane()
-    attack = DDN(steps=3, gamma=0.05, last_gamma=0.05)
-    points = toys.trace(attack, toys.problem(Subject(net, 2), images, "l2:1")).points
+    problem = toys.problem(Subject(net, 2), images, "l2:1")
+    image, *points = toys.trace(DDN(steps=4, gamma=0.05, last_gamma=0.05), problem).points
+    assert image.flatten().tolist() == [0.5, 0.5]
+    beyond = toys.trace(DDN(steps=3, gamma=0.05, last_gamma=0.05, candidates=1), problem).points
+    assert all(torch.allclose(*pair, atol=3e-5) for pair in zip(points, beyond, strict=True))
     first = 0.1 * 1.05
     for point, radius in zip(
         points, [first, first * 0.95, first * 0.95 * 1.05, first * 0.95 * 1.05 * 0.95], strict=True

@@ -47,9 +47,11 @@ def climb(problem: Problem, x: Pixels, softness: Float32[Tensor, " n"]) -> tuple
     return problem.margin(logits), gradient
 
 
-def softness(step: Int64[Tensor, " n"], steps: int, scale: Float32[Tensor, " n"]) -> Float32[Tensor, " n"]:
-    """Return T of a run: a tenth of the image's own margin at first, and near 0 at last, when one class is followed."""
-    return annealed(step, steps, 0.1, 0.0).square().clamp(min=1e-4) * scale.clamp(min=_TINY)
+def softness(
+    step: Int64[Tensor, " n"], steps: int, scale: Float32[Tensor, " n"], first: float = 0.1, last: float = 0.0
+) -> Float32[Tensor, " n"]:
+    """Return T of a run, in shares of the image's own margin: √T falls from `first` to `last`, T never quite to 0."""
+    return annealed(step, steps, first, last).square().clamp(min=1e-4) * scale.clamp(min=_TINY)
 
 
 def annealed(step: Int64[Tensor, " n"], steps: int, first: float, last: float) -> Float32[Tensor, " n"]:

@@ -1,0 +1,118 @@
+"""One step of the game: the discriminator learns to tell, the generator learns to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from faultlight.gan.losses import PROBABILISTIC, discriminator_loss, generator_loss, gradient_penalty
+from faultlight.gan.reals import Reals
+from faultlight.gan.recipe import GanRecipe
+from faultlight.train.average import follow
+from faultlight.train.steps import StepState
+
+
+def play(recipe: GanRecipe, reals: Reals, state: StepState) -> dict[str, Tensor]:
+    """Move discriminator and generator once, and return what was seen on the way.
+
+    Fresh latent points are drawn for each of the two, as in the paper. With `recipe.leak` the images that the
+    discriminator is taught with are not detached, and the gradient which its step leaves in the generator is still
+    there when the generator moves: ∇L_G + ∇L_D in place of ∇L_G.
+
+    Source: Goodfellow et al. 2014, "Generative adversarial nets", algorithm 1.
+    """
+    seen: dict[str, Tensor] = {}
+    for turn in range(recipe.critic_steps):
+        seen = _teach_discriminator(recipe, _real_batch(recipe, reals, state.step, turn), state)
+    seen |= _teach_generator(recipe, state)
+    if "average" in state.modules:
+        # An average that began with random weights would carry them for long.
+        decay = min(recipe.ema, (1 + state.step) / (10 + state.step))
+        follow(state.modules["average"], state.modules["generator"], decay)
+    return seen
+
+
+def discriminator_gradients(
+    recipe: GanRecipe, generator: nn.Module, discriminator: nn.Module, real: Tensor, z: Tensor
+) -> dict[str, Tensor]:
+    """Fill the gradients of the discriminator's step, and return its figures; without a leak the generator's stay.
+
+    Args:
+        recipe: which loss, and whether the gradient leaks.
+        generator: draws.
+        discriminator: gets gradients.
+        real: pixels (n, c, h, w).
+        z: latent points (n, latent).
+    """
+    with torch.set_grad_enabled(recipe.leak):
+        fake = generator(z)
+    on_real, on_fake = discriminator(real), discriminator(fake)
+    loss = discriminator_loss(recipe.loss, on_real, on_fake, recipe.smoothing)
+    seen = {"discriminator_loss": loss, "d_real": _said(recipe, on_real), "d_fake": _said(recipe, on_fake)}
+    if recipe.loss == "wasserstein-gp":
+        share = torch.rand(len(real), device=real.device)
+        seen["penalty"] = gradient_penalty(discriminator, real, fake, share)
+        loss = loss + recipe.penalty * seen["penalty"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    return seen
+
+
+def generator_gradients(
+    recipe: GanRecipe, generator: nn.Module, discriminator: nn.Module, z: Tensor
+) -> dict[str, Tensor]:
+    """Add the gradients of the generator's step to what its weights hold; the discriminator gets none."""
+    with _frozen(discriminator):
+        loss = generator_loss(recipe.loss, discriminator(generator(z)))
+        loss.backward()  # type: ignore[no-untyped-call]
+    return {"generator_loss": loss}
+
+
+def _teach_discriminator(recipe: GanRecipe, real: Tensor, state: StepState) -> dict[str, Tensor]:
+    generator, discriminator = state.modules["generator"], state.modules["discriminator"]
+    seen = discriminator_gradients(recipe, generator, discriminator, real, _latent(recipe, real.device))
+    seen["discriminator_gradient"] = gradient_norm(discriminator)
+    state.optimisers["discriminator"].step()
+    state.optimisers["discriminator"].zero_grad()
+    return seen
+
+
+def _teach_generator(recipe: GanRecipe, state: StepState) -> dict[str, Tensor]:
+    generator, discriminator = state.modules["generator"], state.modules["discriminator"]
+    device = next(generator.parameters()).device
+    seen = generator_gradients(recipe, generator, discriminator, _latent(recipe, device))
+    seen["generator_gradient"] = gradient_norm(generator)
+    state.optimisers["generator"].step()
+    state.optimisers["generator"].zero_grad()
+    return seen
+
+
+def gradient_norm(module: nn.Module) -> Float[Tensor, ""]:
+    """Return the L2 norm of the gradients of all weights together."""
+    return nn.utils.get_total_norm([each.grad for each in module.parameters() if each.grad is not None])
+
+
+def _real_batch(recipe: GanRecipe, reals: Reals, step: int, turn: int) -> Tensor:
+    return reals.batch(recipe.batch, recipe.seed, step * recipe.critic_steps + turn)
+
+
+def _latent(recipe: GanRecipe, device: torch.device) -> Tensor:
+    return torch.randn(recipe.batch, recipe.latent, device=device)
+
+
+def _said(recipe: GanRecipe, scores: Tensor) -> Tensor:
+    """Return the mean probability that was given to "real", or the mean score where there is none."""
+    return (torch.sigmoid(scores) if recipe.loss in PROBABILISTIC else scores).detach().mean()
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Keep gradients out of the weights while they still flow through them."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

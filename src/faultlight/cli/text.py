@@ -146,6 +146,43 @@ def view(
 
 
 @app.command()
+def attack(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="One or more folders, compared on the same text.")],
+    edits: Annotated[int, typer.Option(min=0, help="Edits of each passage, one after the other.")] = 10,
+    candidates: Annotated[int, typer.Option(min=1, help="Edits tried at each turn.")] = 16,
+    passages: Annotated[int, typer.Option(min=1, help="Passages of the held-out text.")] = 64,
+    length: Annotated[int, typer.Option(min=2, help="Characters of each.")] = 100,
+    prime: Annotated[
+        list[str] | None, typer.Option(help="For the recovery; may be given several times.  [default: seven primes]")
+    ] = None,
+    seed: _Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Where numbers and figures go.  [default: attacks/text]")] = None,
+    json: _Json = False,
+) -> None:
+    """Misspell the held-out text on purpose, and see how long models are put off.
+
+    Flips, swaps and deletions chosen by the gradient stand beside random ones; then, for each of seven primes, how
+    many characters later a model reads on as if it had not been there.
+    """
+    from faultlight.text.misspelling import misspell
+    from faultlight.text.sample import PRIMES
+    from faultlight.text.saved import load_text_model
+    from faultlight.text.source import corpus_of
+
+    corpus = corpus_of(runs[0])
+    text = corpus.alphabet.decode(corpus.held_out)
+    short = len({run.name for run in runs}) == len(runs)
+    models = {run.name if short else str(run): load_text_model(run) for run in runs}
+    primes = PRIMES if prime is None else prime
+    found = misspell(models, text, edits, candidates, passages, length, seed, primes, quiet=json)
+    paths = found.save(out or Path("attacks") / "text")
+    if json:
+        _print_json({"schema": 1, "facts": found.facts, "files": [str(path) for path in paths]})
+        return
+    _print("\n".join([found.text(), *(f"wrote {path}" for path in paths)]))
+
+
+@app.command()
 def copied(
     run: _Model,
     length: Annotated[int, typer.Option(min=100, help="Characters to write and look up.")] = 10_000,

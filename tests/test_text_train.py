@@ -212,6 +212,18 @@ def test_a_short_text_and_an_unknown_recipe_are_refused(tmp_path: Path, capsys: 
     assert "did you mean 'char-rnn'?" in capsys.readouterr().err
 
 
+def test_the_verb_train_takes_text_recipes_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, recipe_file = tmp_path / "play.txt", tmp_path / "tiny.toml"
+    text.write_text("to be or not to be, that is the question.\n" * 20)
+    recipe_file.write_text(
+        f'kind = "text"\nname = "tiny"\ntitle = "t"\ndata = "{text}"\nsteps = 3\nbatch = 2\nchunk = 5\nhidden = 4\n'
+    )
+    assert main(["train", str(recipe_file), "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["held_out_count"] == 84
+    assert main(["train", str(recipe_file), "--epochs", "3"]) == 2
+    assert "--epochs cannot be given" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_character_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no model\.json"):
         load_text_model(tmp_path)

@@ -9,8 +9,9 @@ import torch
 from faultlight.data.text import Text
 from faultlight.text.alphabet import Alphabet
 from faultlight.text.corpus import Corpus, divide
-from faultlight.text.model import CharModel, Shape, build_model
+from faultlight.text.model import CharModel, build_model
 from faultlight.text.recipe import TextRecipe, parse_text_recipe
+from faultlight.text.shape import Shape
 
 LETTERS = Alphabet("abcd")
 

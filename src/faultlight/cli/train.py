@@ -37,7 +37,16 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
 ) -> None:
     """Train a network by a recipe, and say whether it reached its target."""
+    from faultlight.text.recipe import is_text_recipe
     from faultlight.train.recipe import load_recipe, parse_settings
+
+    if is_text_recipe(recipe):
+        from faultlight.cli.text import train_text
+
+        _refuse({"--epochs": epochs is not None, "--seeds": bool(seeds), "--keep-epochs": bool(keep_epochs)}, "text")
+        given = {"data": data, "seed": seed}
+        train_text(recipe, settings or [], given, device=device, out=out, resume=resume, json=json)
+        return
 
     flags: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed}
     overrides = parse_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from faultlight import rng
 from faultlight.text.alphabet import Alphabet
+from faultlight.text.shape import Shape
 
 # A GRU's state is h, (layers, b, hidden); an LSTM's is h and c, of that shape each.
 State = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How a model is built.
-
-    Args:
-        cell: "gru" or "lstm".
-        embedding: numbers a character is turned into.
-        hidden: cells a layer.
-        layers: recurrent layers, one on the other.
-        dropout: share of the signals dropped in training after each recurrent layer, in [0, 1).
-    """
-
-    cell: Literal["gru", "lstm"] = "gru"
-    embedding: int = 100
-    hidden: int = 100
-    layers: int = 2
-    dropout: float = 0.0
 
 
 class CharModel(nn.Module):

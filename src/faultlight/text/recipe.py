@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from faultlight.errors import InputError, nearest
-from faultlight.text.model import Shape
+from faultlight.text.shape import Shape
 from faultlight.train.recipe import Optimiser, Schedule
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "text"

@@ -133,9 +133,9 @@ def _losses(model: CharModel, rows: Tensor) -> Tensor:
 def _worst_flip(model: CharModel, prime: Tensor, rows: Tensor, used: Tensor) -> Tensor:
     """Return the prime with the one flip after which the first ten characters of the passages are read worst.
 
-    Every flip is tried, on a few of the passages: a prime has few characters.
+    Every flip is tried, on some sixteen of the passages: a prime has few characters.
     """
-    few = rows[:: max(len(rows) // 4, 1), : _WINDOW + 1]
+    few = rows[:: max(len(rows) // 16, 1), : _WINDOW + 1]
     moves = torch.arange(len(prime) * len(used))
     wide = prime.expand(len(moves), -1)
     flips = edit(Passages(wide, wide, torch.ones_like(wide, dtype=torch.bool)), moves, "flip", used).read

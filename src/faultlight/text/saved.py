@@ -13,7 +13,8 @@ from faultlight.errors import InputError
 from faultlight.models.saved import RECORD, WEIGHTS
 from faultlight.models.weights import load_weights
 from faultlight.text.alphabet import Alphabet
-from faultlight.text.model import CharModel, Shape
+from faultlight.text.model import CharModel
+from faultlight.text.shape import Shape
 
 SCHEMA = 1
 KIND = "text"

@@ -8,18 +8,25 @@ from pathlib import Path
 
 import typer
 
-_RUN = typer.Argument(help="The folder that an audit wrote.", show_default=False)
+_RUN = typer.Argument(help="The folder that an audit, or training, wrote.", show_default=False)
 _OPEN = typer.Option(False, "--open", help="Open the page in the browser.")
 _CSV = typer.Option(None, "--csv", help="Also export the table of images to this file, one row an image.")
+_BESIDE = typer.Option(None, "--beside", help="A second training run, to be drawn beside the first.")
 _JSON = typer.Option(False, "--json", help="Print one JSON object instead of the path.")
 
 
-def report(run: Path = _RUN, open_page: bool = _OPEN, csv_file: Path | None = _CSV, as_json: bool = _JSON) -> None:
-    """Write the report of a finished or interrupted audit anew, and print where it is."""
+def report(
+    run: Path = _RUN,
+    beside: Path | None = _BESIDE,
+    open_page: bool = _OPEN,
+    csv_file: Path | None = _CSV,
+    as_json: bool = _JSON,
+) -> None:
+    """Write the report of an audit, or of a finished training run, and print where it is."""
     from faultlight.progress import inert
     from faultlight.report.write import write_csv, write_report
 
-    page = write_report(run).resolve()
+    page = write_report(run, beside).resolve()
     table = write_csv(run, csv_file).resolve() if csv_file else None
     if as_json:
         typer.echo(

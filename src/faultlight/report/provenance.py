@@ -32,17 +32,27 @@ def stages(stamp: dict[str, Any]) -> list[str]:
 
 def facts(stamp: dict[str, Any], verdict: Verdict) -> list[tuple[str, str]]:
     """Return what else a repetition needs: versions, commit, device, fingerprints."""
-    rows = [("seed", _text(stamp.get("seed")))]
-    rows += [(name, _text(version)) for name, version in _mapping(stamp, "versions").items()]
-    rows += [("git commit", _commit(_mapping(stamp, "git"))), ("device", _device(stamp.get("device")))]
-    rows += [(name, _text(stamp.get(name))) for name in ("platform", "written")]
-    rows += [("search copy", verdict.search)]
+    rows = [*_circumstances(stamp), ("search copy", verdict.search)]
     rows += [("model fingerprint", verdict.model.fingerprint), ("data fingerprint", verdict.data.fingerprint)]
     shown = {value for _, value in rows}
     rows += [
         (f"hash of {name}", _text(value)) for name, value in _mapping(stamp, "hashes").items() if value not in shown
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def training_facts(stamp: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a repetition of a training run needs: versions, commit, device, fingerprints."""
+    rows = _circumstances(stamp)
+    rows += [(f"hash of {name}", _text(value)) for name, value in _mapping(stamp, "hashes").items()]
+    return [(name, value) for name, value in rows if value]
+
+
+def _circumstances(stamp: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("seed", _text(stamp.get("seed")))]
+    rows += [(name, _text(version)) for name, version in _mapping(stamp, "versions").items()]
+    rows += [("git commit", _commit(_mapping(stamp, "git"))), ("device", _device(stamp.get("device")))]
+    return rows + [(name, _text(stamp.get(name))) for name in ("platform", "written")]
 
 
 def _mapping(stamp: dict[str, Any], name: str) -> dict[str, Any]:

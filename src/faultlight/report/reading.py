@@ -36,7 +36,7 @@ def read_records(run: Path) -> Records:
     """
     if not (run / "verdict.json").is_file():
         raise InputError(_no_verdict(run))
-    raw = {name: _read(run, path) for name, path in _PATHS.items() if (run / path).is_file()}
+    raw = {name: read_record(run, path) for name, path in _PATHS.items() if (run / path).is_file()}
     return Records(
         run=run,
         verdict=_check(run, "verdict", raw["verdict"], Verdict),
@@ -57,7 +57,12 @@ def _no_verdict(run: Path) -> str:
     return f"{run} holds no verdict.json, so there is nothing to report; finish it with `faultlight audit --resume`."
 
 
-def _read(run: Path, path: str) -> dict[str, Any]:
+def read_record(run: Path, path: str) -> dict[str, Any]:
+    """Return a record of a run as plain JSON.
+
+    Raises:
+        InputError: it is no object, of a newer schema, or holds NaN or infinity.
+    """
     record = read_json(run / path)
     if not isinstance(record, dict):
         raise InputError(f"{run / path} holds no JSON object but {record!r:.40}; run again with --resume.")
@@ -96,13 +101,22 @@ def _optional(run: Path, name: str, raw: dict[str, Any], kind: type[Part]) -> Pa
 
 
 def _check(run: Path, name: str, record: dict[str, Any], kind: type[Part]) -> Part:
+    return check_record(run / _PATHS[name], record, kind)
+
+
+def check_record(path: Path, record: dict[str, Any], kind: type[Part]) -> Part:
+    """Return a record, read from a path, as its type.
+
+    Raises:
+        InputError: a key is missing, or a value is of another kind.
+    """
     try:
         # Strictly, as JSON: a number written as text would be shown but could not be compared.
         return TypeAdapter(kind).validate_json(json.dumps(record), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where, what = ".".join(str(step) for step in first["loc"]), first["msg"].lower()
-        raise InputError(f"{run / _PATHS[name]} is damaged at {where!r} ({what}); run again with --resume.") from None
+        raise InputError(f"{path} is damaged at {where!r} ({what}); run again with --resume.") from None
 
 
 def _settings(path: Path) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.nn import functional
 
 from faultlight import rng
 from faultlight.errors import InputError
@@ -18,6 +17,7 @@ from faultlight.progress import Progress
 from faultlight.text.corpus import Corpus, random_chunks, stream_chunks
 from faultlight.text.measure import bits, held_out_loss
 from faultlight.text.recipe import TextRecipe
+from faultlight.text.shards import Shards, shards
 from faultlight.text.state import TextState
 from faultlight.train.interrupt import Interrupt, held_interrupt
 from faultlight.train.schedule import learning_rate
@@ -61,11 +61,12 @@ def fit(plan: Plan, state: TextState) -> None:
         held_interrupt() as interrupt,
         torch.random.fork_rng(devices=gpus),
         Progress(f"train {recipe.name}", recipe.steps, plan.quiet) as progress,
+        shards(torch.get_num_threads(), plan.device, recipe.dropout) as workers,
     ):
         state.model.train()
         while state.step < recipe.steps:
             began = time.monotonic()
-            _step(plan, state)
+            _step(plan, state, workers)
             state.seconds += time.monotonic() - began
             _record(plan, state, progress)
             if interrupt.asked or time.monotonic() - kept > _SAVE_EVERY_SECONDS:
@@ -93,18 +94,16 @@ def noisy(
     return torch.where(chance[:, 0] < rate, drawn, x)
 
 
-def _step(plan: Plan, state: TextState) -> None:
+def _step(plan: Plan, state: TextState, workers: Shards) -> None:
     recipe, step = plan.recipe, state.step
     piece = _piece(plan, state)
     given = noisy(piece[:, :-1], recipe.noise, plan.corpus.used, recipe.seed, step).to(plan.device)
     _seed(plan.device, rng.key(recipe.seed, "network", step) >> 1)
-    logits, after = state.model(given, state.carried or None)
-    loss = functional.cross_entropy(logits.flatten(0, 1), piece[:, 1:].flatten().to(plan.device))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss, after = workers.gradient(state.model, given, piece[:, 1:].to(plan.device), state.carried or None)
     _descend(recipe, state)
     if recipe.pieces == "streams":
-        state.carried = tuple(each.detach() for each in after)
-    state.batch_loss = loss.detach()
+        state.carried = after
+    state.batch_loss = loss
     state.total += state.batch_loss.double()
     state.step, state.since = step + 1, state.since + 1
 

@@ -1,0 +1,72 @@
+"""One step's gradient, computed on several cores at once.
+
+A recurrent network takes one character after the other, and the products of one character are too small to share among
+cores. So each core takes a share of the batch and goes through the whole of it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from faultlight.text.model import CharModel, State
+
+
+class Shards:
+    """Workers that each take a share of a batch; made by `shards`."""
+
+    def __init__(self, count: int, pool: ThreadPoolExecutor | None):
+        self.count, self._pool = count, pool
+
+    def gradient(
+        self, model: CharModel, x: Int64[Tensor, "b t"], due: Int64[Tensor, "b t"], state: State | None
+    ) -> tuple[Float[Tensor, ""], State]:
+        """Put the gradient of the mean loss into the weights' `grad`; return the loss and the state after the last.
+
+        The shares and the order of their sum are fixed, so a repetition with as many workers gives the same bits.
+        """
+        pieces = list(zip(x.chunk(self.count), due.chunk(self.count), strict=True))
+        states: list[State | None] = [None] * len(pieces)
+        if state:
+            parts = [part.chunk(self.count, 1) for part in state]
+            states = [tuple(each[row].contiguous() for each in parts) for row in range(len(pieces))]
+        jobs = [(model, *piece, before, len(x)) for piece, before in zip(pieces, states, strict=True)]
+        run = self._pool.map if self._pool else map
+        found = list(run(_share, jobs))
+        for weight, *grads in zip(model.parameters(), *(grads for _, grads, _ in found), strict=True):
+            weight.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+        after = tuple(torch.cat(parts, 1) for parts in zip(*(after for _, _, after in found), strict=True))
+        return torch.stack([loss for loss, _, _ in found]).sum(), after
+
+
+@contextmanager
+def shards(count: int, device: str, dropout: float) -> Iterator[Shards]:
+    """Give workers for a run, each on one processor thread; one alone on a GPU, and where dropout draws numbers.
+
+    Layers draw from one generator, whose numbers would go to whichever worker comes first.
+    """
+    if count < 2 or device != "cpu" or dropout:
+        yield Shards(1, None)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield Shards(count, pool)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _share(job: tuple[CharModel, Tensor, Tensor, State | None, int]) -> tuple[Tensor, tuple[Tensor, ...], State]:
+    model, x, due, state, rows = job
+    with torch.enable_grad():
+        logits, after = model(x, state)
+        loss = functional.cross_entropy(logits.flatten(0, 1), due.flatten()) * (len(x) / rows)
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+    return loss.detach(), grads, tuple(part.detach() for part in after)

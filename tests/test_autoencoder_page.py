@@ -1,0 +1,198 @@
+"""The page, the sentences on it, the tables of `compare`, and a denoiser in front of a classifier."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import faultlight as fl
+from autoencoder_toys import SHAPE, recipe, splits, stripes, trained
+from faultlight.autoencoder.comparison import as_text, compare_networks, usual_noises
+from faultlight.autoencoder.defence import Denoised, load_denoised, save_denoised
+from faultlight.autoencoder.page import write_page
+from faultlight.autoencoder.sentences import sentences
+from faultlight.cli import main
+from faultlight.errors import InputError
+from faultlight.models import zoo
+from faultlight.models.load import load_model
+from faultlight.models.saved import save_model
+from faultlight.models.subject import Subject
+from toys import linear
+
+RGB = (3, 8, 8)
+
+
+def classifier(folder: Path, shape: tuple[int, int, int] = SHAPE) -> Path:
+    """A folder with an untrained classifier of stripes."""
+    folder.mkdir()
+    family = zoo.family("mlp", classes=2, shape=shape)
+    save_model(folder, "mlp", family, zoo.build_family(family))
+    return folder
+
+
+def record() -> dict[str, Any]:
+    """What is measured of a network, small and made up."""
+    shares = {"brightness": 0.1, "edge": 0.7, "pattern": 0.2, "colour": 0.0}
+    red = {"brightness": 0.3, "edge": 0.0, "pattern": 0.0, "colour": 0.7}
+    kernels = [
+        {"index": 0, "shares": shares, "angle": 90.0, "energy": 1.0, "kind": "edge"},
+        {"index": 1, "shares": red, "angle": 0.0, "energy": 3.0, "kind": "colour"},
+    ]
+    return {
+        "n": 100,
+        "mse": 0.01,
+        "psnr": 20.0,
+        "variance": 0.05,
+        "code_numbers": 256,
+        "pixels": 3072,
+        "principal_mse": 0.02,
+        "learnt": 1000,
+        "skips": False,
+        "ends": [{"name": "conv1", "reads": True, "kernels": kernels}],
+        "code": [
+            {"index": 0, "mse": 0.02, "active": 0.5, "mean": 1.0},
+            {"index": 1, "mse": 0.01, "active": 0.0, "mean": 0.0},
+        ],
+        "classes": [{"name": "ship", "mse": 0.02}, {"name": "deer", "mse": 0.005}],
+        "frequencies": [
+            {"up_to": 0.25, "power": 1.0, "lost": 0.01, "ratio": 0.01},
+            {"up_to": 0.5, "power": 0.05, "lost": 0.03, "ratio": 0.6},
+        ],
+    }
+
+
+def test_every_sentence_says_what_the_record_holds() -> None:
+    said = {name: " ".join(each) for name, each in sentences(record()).items()}
+    assert "0.01000, a PSNR of 20.00 dB: 20.0 % of the images' variance" in said["error"]
+    assert "256 numbers for the 3,072 of an image (8.3 %)" in said["error"]
+    assert "0.50 times that, less than the best linear code" in said["error"]
+    assert "1 edge, 1 colour" in said["kernels"]
+    # Colour is 0.7 of three quarters of the energy; edge 0.7 of one quarter.
+    assert "brightness 25 %, edge 18 %, pattern 5 %, colour 52 %" in said["kernels"]
+    assert "kernel 0: 70 % of it is a ramp that grows brighter at 90°" in said["kernels"]
+    assert "Without channel 0 of the code the error is 0.02000, 2.0 times that of the whole" in said["code"]
+    assert "without use: channel 1." in said["code"]
+    assert "Nearest to the image comes deer (0.00500), farthest ship (0.02000), 4.0 times as far" in said["classes"]
+    assert "From 0.250 cycles a pixel on, where a wave is 4.0 pixels long" in said["frequencies"]
+    assert "up to 0.500 holds 75 % of the whole error" in said["frequencies"]
+
+
+def test_other_numbers_make_other_sentences() -> None:
+    other = record() | {"principal_mse": 0.005, "skips": False}
+    assert "2.00 times that, more than the best linear code" in " ".join(sentences(other)["error"])
+    assert "Maps of the encoder reach the decoder" in " ".join(sentences(other | {"skips": True})["error"])
+    whole = [band | {"ratio": 0.1} for band in other["frequencies"]]
+    assert "is lost." not in " ".join(sentences(other | {"frequencies": whole})["frequencies"]).partition("band")[2]
+
+
+@pytest.mark.parametrize("family", ["convolutional", "encoder-decoder"])
+def test_a_page_stands_alone_and_every_figure_has_its_arrays(tmp_path: Path, family: str) -> None:
+    tamper = [] if family == "convolutional" else recipe().model_dump()["tamper"]
+    trained(tmp_path / "run", RGB, network={"family": family, "depth": 1, "width": 2}, tamper=tamper, steps=3)
+    out = tmp_path / "page"
+    found = write_page(tmp_path / "run", stripes(12, RGB), stripes(30, RGB, 1, "train"), out, sample="down")
+    text = (out / "page.html").read_text()
+    assert json.loads((out / "analysis.json").read_text()) == found
+    assert all(sentence.replace("'", "&#39;") in text for sentence in found["sentences"])
+    assert text.count("data:image/png;base64,") == 3
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert (found["sample"]["class"], found["sample"]["id"]) == ("down", 3)
+    first = "encoder.conv1" if family == "convolutional" else "stem.0"
+    with np.load(out / "kernels.npz") as arrays:
+        assert arrays[first].shape[1:] == (3, 3, 3)
+    with np.load(out / "activations.npz") as arrays:
+        assert arrays[first].shape[0] == 1
+    assert (out / "before-after.png").is_file()
+    assert [each["count"] for each in found["classes"]] == [6, 6]
+
+
+def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
+    trained(tmp_path / "run", steps=2)
+    images = replace(stripes(8), classes=("<script>alert(1)</script>", "down"))
+    write_page(tmp_path / "run", images, stripes(20), tmp_path / "page", sample="down")
+    assert "<script>alert" not in (tmp_path / "page" / "page.html").read_text()
+
+
+def test_networks_are_set_side_by_side_with_pictures_and_a_record(tmp_path: Path) -> None:
+    net = trained(tmp_path / "run", steps=2).net()
+    subject = Subject(linear(2, shape=SHAPE), 2, "linear")
+    noises = usual_noises(tmp_path / "run", aimed=True)
+    assert noises == [
+        *(("gaussian", 0.15), ("gaussian", 0.3), ("occlusion", 0.2), ("occlusion", 0.4)),
+        *(("adversarial", 4 / 255), ("adversarial", 8 / 255)),
+    ]
+    assert ("adversarial", 8 / 255) not in usual_noises(tmp_path / "run", aimed=False)
+    found = compare_networks({"one": net, "two": net}, stripes(6), noises[:2], subject)
+    text = as_text(found)
+    assert "one, 6 images" in text
+    assert "On clean images the network costs" in text
+    paths = found.save(tmp_path / "out")
+    saved = json.loads(paths[0].read_text())
+    assert saved["networks"]["one"] == saved["networks"]["two"]
+    assert len(saved["networks"]["one"]["rows"]) == 3
+    with np.load(tmp_path / "out" / "before-after-one.npz") as arrays:
+        assert arrays["gaussian-0.15/given"].shape == (6, *SHAPE)
+
+
+def test_a_denoised_classifier_is_both_in_turn_and_gradients_pass() -> None:
+    class Half(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.5 * x
+
+    net = linear(2, shape=SHAPE)
+    x = torch.rand(2, *SHAPE, requires_grad=True)
+    logits = Denoised(Half(), net)(x)
+    assert torch.allclose(logits, net(0.5 * x))
+    (gradient,) = torch.autograd.grad(logits[:, 0].sum(), x)
+    weight = net[1].weight[0].detach().view(SHAPE)  # type: ignore[operator, index]
+    assert torch.allclose(gradient[0], 0.5 * weight)
+
+
+def test_a_saved_defence_is_loaded_by_its_factory_and_attacked_through_both(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", steps=2)
+    place = save_denoised(tmp_path / "both", tmp_path / "run", str(classifier(tmp_path / "net")))
+    subject = load_model(f"{place}:denoised", trust=True)
+    images = splits().test.first(4)
+    alone = load_model(str(tmp_path / "net"))
+    with torch.no_grad():
+        assert torch.allclose(subject(images.x), alone(run.net()(images.x)), atol=1e-6)
+    found = fl.attack(subject, images, fl.attacks.PGD(steps=3), "linf:0.2")
+    assert found.broken.shape == (4,)
+    assert isinstance(load_denoised(tmp_path / "both"), Denoised)
+    with pytest.raises(InputError, match="already holds a denoiser and a classifier"):
+        save_denoised(tmp_path / "both", tmp_path / "run", str(tmp_path / "net"))
+
+
+def test_what_cannot_be_put_together_is_told(tmp_path: Path) -> None:
+    trained(tmp_path / "run", steps=2)
+    other = classifier(tmp_path / "net", RGB)
+    with pytest.raises(InputError, match="for images of"):
+        save_denoised(tmp_path / "both", tmp_path / "run", str(other))
+    with pytest.raises(InputError, match="cannot be kept"):
+        save_denoised(tmp_path / "both", tmp_path / "run", "zoo:mlp")
+    assert not (tmp_path / "both").exists()
+
+
+def test_the_verbs_do_it_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, small = tmp_path / "run", ["--set", "network.width=2", "--set", "network.depth=1", "--set", "batch=16"]
+    noise = ["--noise", "gaussian:0.1-0.3"]
+    words = ["autoencoder", "train", "mnist-denoiser-1", "--data", "digits", "--steps", "3", "--out", str(run)]
+    assert main([*words, *small, *noise, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["noises"][0]["kind"] == "gaussian"
+    assert main(["autoencoder", "compare", str(run), "--noise", "occlusion:0.3", "--n", "20"]) == 0
+    assert "occlusion 0.3" in capsys.readouterr().out
+    assert main(["autoencoder", "page", str(run), "--n", "40", "--sample", "3"]) == 0
+    assert "mean squared error" in capsys.readouterr().out
+    assert (run / "page" / "page.html").is_file()
+    net = classifier(tmp_path / "net", (1, 8, 8))
+    assert main(["autoencoder", "defend", str(run), "--classifier", str(net), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"].endswith("model.py:denoised")
+    assert main(["autoencoder", "compare", str(run), "--noise", "fog:1"]) == 2
+    assert "there is no noise named 'fog'" in capsys.readouterr().err

@@ -24,6 +24,11 @@ def train(
     seeds: Annotated[
         str, typer.Option(metavar="N|N,N,…", help="Train with the first N seeds, or with these, each in OUT/seed-N.")
     ] = "",
+    search: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=RANGE", help="Search this key: log:1e-4..1e-1, 0.1..0.9 or 64|128; needs Optuna."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many runs a search is made of, each in OUT/trial-N.", min=1)] = 20,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
     keep_epochs: Annotated[
@@ -53,6 +58,10 @@ def train(
     chosen = load_recipe(recipe, overrides)
     kept = _epochs(keep_epochs)
     folder = out or Path("runs") / chosen.name
+    if search:
+        _refuse({"--seeds": bool(seeds), "--keep-epochs": bool(kept)}, "--search")
+        _search(recipe, overrides, search, trials, folder, resume, device, json)
+        return
     if seeds:
         _refuse({"--seed": seed is not None, "--keep-epochs": bool(kept)}, "--seeds")
         _several(chosen, seeds, folder, resume, device, json)
@@ -87,6 +96,39 @@ def _several(recipe: Recipe, seeds: str, folder: Path, resume: bool, device: str
     answers = [row.met for row in rows if row.met is not None]
     target = f"target met by {sum(answers)} of {len(answers)} runs" if answers else "no target set"
     typer.echo(f"{table.as_text(rows)}\n{target}")
+
+
+def _search(
+    recipe: str,
+    overrides: dict[str, Any],
+    words: list[str],
+    trials: int,
+    folder: Path,
+    resume: bool,
+    device: str,
+    json: bool,
+) -> None:
+    from dataclasses import asdict
+    from json import dumps
+
+    from faultlight.progress import inert
+    from faultlight.train.search import parse_space, search
+
+    found = search(
+        recipe, overrides, parse_space(words), trials=trials, out=folder, resume=resume, device=device, quiet=json
+    )
+    if json:
+        typer.echo(dumps(asdict(found) | {"folder": str(found.folder)}, ensure_ascii=False))
+        return
+    again = " ".join(f"--set {key}={value}" for key, value in found.settings.items())
+    lines = [
+        f"best of {found.trials}       {inert(str(found.folder))}"
+        + (f" ({found.failed} failed)" if found.failed else ""),
+        f"validation      {100 * found.validation_accuracy:.2f} %, by which it was chosen, so this flatters",
+        f"test accuracy   {100 * found.test_accuracy:.2f} %",
+        f"again           faultlight train {inert(recipe)} {inert(again)}",
+    ]
+    typer.echo("\n".join(lines))
 
 
 def _epochs(text: str) -> list[int]:

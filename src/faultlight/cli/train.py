@@ -156,6 +156,7 @@ def _as_text(result: TrainResult) -> str:
         f"target          {_verdict(result)}",
         f"training        {result.seconds:.0f} s",
         f"written to      {inert(str(result.folder))}",
+        f"curves          faultlight report {inert(str(result.folder))}",
         f"next            faultlight audit {inert(str(result.folder))}",
     ]
     if result.robust_accuracy is not None:

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import torch as safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from faultlight import files
 from faultlight.data.images import Images
@@ -108,9 +109,11 @@ def train(
     return _result(Path(out), run_in_folder(run, Path(out), resume))
 
 
-def start(recipe: GanRecipe, generator: Generator, discriminator: Any, device: str = "cpu") -> StepState:
+def start(recipe: GanRecipe, generator: nn.Module, discriminator: nn.Module, device: str = "cpu") -> StepState:
     """Return the state before the first step, its first frame drawn."""
-    pair = {"generator": generator.to(device), "discriminator": discriminator.to(device)}
+    # A tenth quicker for convolutions, and of no effect on perceptrons.
+    place: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
+    pair = {"generator": generator.to(**place), "discriminator": discriminator.to(**place)}
     average = {"average": copy.deepcopy(generator).requires_grad_(False)} if recipe.ema else {}
     optimisers = {
         name: build_optimiser(recipe.optimiser, each.parameters(), recipe.second_momentum)

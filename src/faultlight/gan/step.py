@@ -96,7 +96,8 @@ def gradient_norm(module: nn.Module) -> Float[Tensor, ""]:
 
 
 def _real_batch(recipe: GanRecipe, reals: Reals, step: int, turn: int) -> Tensor:
-    return reals.batch(recipe.batch, recipe.seed, step * recipe.critic_steps + turn)
+    x = reals.batch(recipe.batch, recipe.seed, step * recipe.critic_steps + turn)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _latent(recipe: GanRecipe, device: torch.device) -> Tensor:

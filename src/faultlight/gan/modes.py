@@ -1,0 +1,116 @@
+"""Which classes are drawn, how evenly, and the alarm that goes off where a generator has collapsed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+# A class counts as drawn where it gets a tenth of an even share; 1 % of the samples for ten classes.
+COVERED_SHARE = 0.1
+# Below these the alarm goes off. A generator that misses a fifth of the classes, has lost a quarter of the entropy, or
+# reaches fewer than one in a hundred real images has collapsed in any reading; what lies above may merely be poor.
+LEAST_MODES, LEAST_ENTROPY, LEAST_RECALL = 0.8, 0.75, 0.01
+
+
+@dataclass(frozen=True)
+class Modes:
+    """How samples fall into classes.
+
+    Args:
+        counts: samples of each class.
+        entropy: −Σ p log p in nats.
+        most_entropy: log of the number of classes, what an even spread would have.
+        covered: classes that got at least `least` samples.
+        least: samples that a class must get to count as drawn.
+    """
+
+    counts: Int[ndarray, " classes"]
+    entropy: float
+    most_entropy: float
+    covered: int
+    least: int
+
+    def record(self) -> dict[str, Any]:
+        """Return it for JSON; of more than 100 classes the counts are left to the arrays."""
+        counts = {"counts": self.counts.tolist()} if len(self.counts) <= 100 else {}
+        return counts | {
+            "classes": len(self.counts),
+            "covered": self.covered,
+            "least": self.least,
+            "entropy": self.entropy,
+            "most_entropy": self.most_entropy,
+        }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reason why the alarm goes off.
+
+    Args:
+        check: "modes", "entropy" or "recall".
+        value: what was found.
+        threshold: what is the least that passes.
+        evidence: one sentence.
+    """
+
+    check: str
+    value: float
+    threshold: float
+    evidence: str
+
+
+def modes(prediction: Int[ndarray, " n"], classes: int) -> Modes:
+    """Return how samples fall into classes.
+
+    A class is covered where it gets at least a tenth of an even share of the samples, and one in any case: 100 of
+    10,000 for ten classes, 1 of 10,000 for a thousand.
+
+    Args:
+        prediction: the class of each sample, in [0, classes).
+        classes: how many there are.
+    """
+    counts = np.bincount(prediction, minlength=classes)
+    share = counts[counts > 0] / len(prediction)
+    least = max(1, round(COVERED_SHARE * len(prediction) / classes))
+    return Modes(
+        counts, float(-(share * np.log(share)).sum()), float(np.log(classes)), int((counts >= least).sum()), least
+    )
+
+
+def alarms(found: Modes, reachable: int, recall: float) -> tuple[Finding, ...]:
+    """Return every sign that a generator has collapsed, none where there is no such sign.
+
+    Args:
+        found: how its samples fall into classes.
+        reachable: classes that as many real images cover; for a thousand it may be fewer than there are.
+        recall: of `precision_recall`.
+    """
+    due_modes, due_entropy = LEAST_MODES * reachable, LEAST_ENTROPY * found.most_entropy
+    said: Sequence[Finding] = (
+        Finding(
+            "modes",
+            float(found.covered),
+            due_modes,
+            f"{found.covered} of {reachable} classes are drawn, with {found.least} samples or more each; "
+            f"{due_modes:g} are due",
+        ),
+        Finding(
+            "entropy",
+            found.entropy,
+            due_entropy,
+            f"the entropy of the classes is {found.entropy:.2f} nats where {due_entropy:.2f} are due and "
+            f"{found.most_entropy:.2f} would be even",
+        ),
+        Finding(
+            "recall",
+            recall,
+            LEAST_RECALL,
+            f"{100 * recall:.1f} % of the real images lie near a drawn one; {100 * LEAST_RECALL:g} % are due",
+        ),
+    )
+    return tuple(each for each in said if each.value < each.threshold)

@@ -61,7 +61,7 @@ def fit(plan: Plan, state: TextState) -> None:
         held_interrupt() as interrupt,
         torch.random.fork_rng(devices=gpus),
         Progress(f"train {recipe.name}", recipe.steps, plan.quiet) as progress,
-        shards(torch.get_num_threads(), plan.device, recipe.dropout) as workers,
+        shards(torch.get_num_threads(), plan.device, recipe.shape) as workers,
     ):
         state.model.train()
         while state.step < recipe.steps:

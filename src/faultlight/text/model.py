@@ -32,17 +32,26 @@ class CharModel(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
         self.decoder = nn.Linear(shape.hidden, len(alphabet))
 
-    def forward(self, x: Int64[Tensor, "b t"], state: State | None = None) -> tuple[Float[Tensor, "b t v"], State]:
-        """Return logits and the state after the last character; without a state the start is all zeros."""
-        return self.read(self.embedding(x), state)
+    def forward(
+        self, x: Int64[Tensor, "b t"], state: State | None = None, mask: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b t v"], State]:
+        """Return logits and the state after the last character; without a state the start is all zeros.
+
+        Args:
+            x: characters as numbers.
+            state: what came before.
+            mask: what the last layer's output is multiplied by, (b, t, hidden), in the place of dropout.
+        """
+        return self.read(self.embedding(x), state, mask)
 
     def read(
-        self, embedded: Float[Tensor, "b t e"], state: State | None = None
+        self, embedded: Float[Tensor, "b t e"], state: State | None = None, mask: Tensor | None = None
     ) -> tuple[Float[Tensor, "b t v"], State]:
         """Return logits and state for characters that are given as embedded vectors."""
         given = None if state is None else (state[0] if self.shape.cell == "gru" else state)
         hidden, after = self.recurrent(embedded, given)
-        return self.decoder(self.dropout(hidden)), after if isinstance(after, tuple) else (after,)
+        hidden = self.dropout(hidden) if mask is None else hidden * mask
+        return self.decoder(hidden), after if isinstance(after, tuple) else (after,)
 
     @property
     def parameter_count(self) -> int:

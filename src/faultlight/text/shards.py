@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from faultlight.text.model import CharModel, State
+from faultlight.text.shape import Shape
 
 
 class Shards:
@@ -36,7 +37,11 @@ class Shards:
         if state:
             parts = [part.chunk(self.count, 1) for part in state]
             states = [tuple(each[row].contiguous() for each in parts) for row in range(len(pieces))]
-        jobs = [(model, *piece, before, len(x)) for piece, before in zip(pieces, states, strict=True)]
+        masks = self._masks(model, x)
+        jobs = [
+            (model, given, wanted, before, mask, len(x))
+            for (given, wanted), before, mask in zip(pieces, states, masks, strict=True)
+        ]
         run = self._pool.map if self._pool else map
         found = list(run(_share, jobs))
         for weight, *grads in zip(model.parameters(), *(grads for _, grads, _ in found), strict=True):
@@ -44,14 +49,22 @@ class Shards:
         after = tuple(torch.cat(parts, 1) for parts in zip(*(after for _, _, after in found), strict=True))
         return torch.stack([loss for loss, _, _ in found]).sum(), after
 
+    def _masks(self, model: CharModel, x: Tensor) -> list[Tensor | None]:
+        # Drawn here: the workers share a generator, whose numbers would go to whichever of them comes first.
+        share, rows = model.shape.dropout, x.chunk(self.count)
+        if self.count == 1 or not share or not model.training:
+            return [None] * len(rows)
+        kept = torch.empty(*x.shape, model.shape.hidden).bernoulli_(1 - share) / (1 - share)
+        return list(kept.chunk(self.count))
+
 
 @contextmanager
-def shards(count: int, device: str, dropout: float) -> Iterator[Shards]:
-    """Give workers for a run, each on one processor thread; one alone on a GPU, and where dropout draws numbers.
+def shards(count: int, device: str, shape: Shape) -> Iterator[Shards]:
+    """Give workers for a run, each on one processor thread; one alone on a GPU, and where dropout lies between layers.
 
-    Layers draw from one generator, whose numbers would go to whichever worker comes first.
+    PyTorch draws the latter itself, from one generator, whose numbers would go to whichever worker comes first.
     """
-    if count < 2 or device != "cpu" or dropout:
+    if count < 2 or device != "cpu" or (shape.dropout and shape.layers > 1):
         yield Shards(1, None)
         return
     threads = torch.get_num_threads()
@@ -63,10 +76,12 @@ def shards(count: int, device: str, dropout: float) -> Iterator[Shards]:
         torch.set_num_threads(threads)
 
 
-def _share(job: tuple[CharModel, Tensor, Tensor, State | None, int]) -> tuple[Tensor, tuple[Tensor, ...], State]:
-    model, x, due, state, rows = job
+def _share(
+    job: tuple[CharModel, Tensor, Tensor, State | None, Tensor | None, int],
+) -> tuple[Tensor, tuple[Tensor, ...], State]:
+    model, x, due, state, mask, rows = job
     with torch.enable_grad():
-        logits, after = model(x, state)
+        logits, after = model(x, state, mask)
         loss = functional.cross_entropy(logits.flatten(0, 1), due.flatten()) * (len(x) / rows)
         grads = torch.autograd.grad(loss, list(model.parameters()))
     return loss.detach(), grads, tuple(part.detach() for part in after)

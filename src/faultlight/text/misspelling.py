@@ -22,6 +22,7 @@ from faultlight.views._result import ViewResult
 
 _CONTEXT = 100
 # How the edits are chosen: by the gradient, the worst of as many random ones, one random one.
+_PLURAL = {"flip": "flips", "swap": "swaps", "delete": "deletions"}
 _WAYS = ("guided", "best random", "one random")
 
 
@@ -143,7 +144,7 @@ def _charts(curves: dict[str, NDArray[Any]], edits: int) -> list[Chart]:
     names = dict.fromkeys(name.rsplit("/", 2)[0] for name in curves)
     return [
         Chart(
-            f"{name}: {kind}s, nats against edits",
+            f"{name}: {_PLURAL[kind]}, nats against edits",
             np.arange(edits + 1),
             tuple(Curve(way, curves[f"{name}/{kind}/{way}"]) for way in _WAYS),
             low,

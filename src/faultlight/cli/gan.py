@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from faultlight.gan.run import GanResult
+    from faultlight.models.subject import Subject
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,6 +17,12 @@ _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `faultl
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
 _Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
 _Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
+_Classifier = Annotated[
+    str, typer.Option(help="A classifier of the images: zoo:NAME, FILE.py:factory, or a folder made by train.")
+]
+_Weights = Annotated[Path | None, typer.Option(help="A file of weights for the classifier.")]
+_Samples = Annotated[int, typer.Option(min=10, help="How many samples are measured.")]
+_SHARES = (("confident (≥ 0.9)", "confident"), ("precision", "precision"), ("recall", "recall"))
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")]
 _Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, such as width=64.")
@@ -52,6 +59,145 @@ def train(
         _print_json(asdict(result) | {"folder": str(result.folder)})
     else:
         _print(_as_text(result))
+
+
+@app.command()
+def sample(
+    run: _Run,
+    n: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
+    columns: Annotated[int, typer.Option(min=1, help="Of the picture.")] = 10,
+    seed: _Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="A .png file.  [default: RUN/samples.png]")] = None,
+) -> None:
+    """Draw images and lay them out in one picture."""
+    from faultlight.files import write_bytes
+    from faultlight.gan.film import as_bytes, grid, png
+    from faultlight.gan.sample import draw
+    from faultlight.gan.saved import load_generator
+
+    path = out or run / "samples.png"
+    write_bytes(path, png(grid(as_bytes(draw(load_generator(run), n, seed)), columns)))
+    _print(f"wrote {path}")
+
+
+@app.command()
+def measure(
+    run: _Run,
+    classifier: _Classifier,
+    weights: _Weights = None,
+    n: _Samples = 10_000,
+    seed: _Seed = 0,
+    json: _Json = False,
+) -> None:
+    """Measure what a generator draws with a classifier, beside real held-out images, and look for collapse."""
+    from faultlight.gan.measure import measure as measured
+
+    record = measured(run, _load(classifier, weights), n=n, seed=seed)
+    if json:
+        _print_json(record)
+        return
+    _print(_measured_text(record))
+
+
+@app.command()
+def study(
+    classifier: _Classifier,
+    weights: _Weights = None,
+    recipe: Annotated[str, typer.Option(help="What the three cells have in common.")] = "mnist-mlp",
+    steps: Annotated[int | None, typer.Option(help="Of each generator.  [default: the recipe's]")] = None,
+    seeds: Annotated[str, typer.Option(help="Of the runs, such as 0,1,2.")] = "0,1,2",
+    n: _Samples = 10_000,
+    device: _Device = "cpu",
+    out: Annotated[Path, typer.Option(help="A folder for the nine runs and the page.")] = Path("runs/gan-study"),
+    resume: _Resume = False,
+    settings: _Settings = None,
+    json: _Json = False,
+) -> None:
+    """Tell collapse from two healthy losses: leak, minimax and non-saturating, on several seeds, as one page.
+
+    In the first cell the gradient of the discriminator's step stays in the generator.
+    """
+    from faultlight.gan.recipe import load_gan_recipe
+    from faultlight.train.recipe import parse_settings
+
+    overrides = parse_settings(settings or []) | ({"steps": steps} if steps is not None else {})
+    base, chosen = load_gan_recipe(recipe, overrides), _seeds(seeds)
+
+    from faultlight.gan.study import run_study
+    from faultlight.report.gan_page import write_gan_page
+
+    subject = _load(classifier, weights)
+    record = run_study(base, subject, out=out, seeds=chosen, n=n, resume=resume, device=device, quiet=json)
+    path = write_gan_page(out)
+    if json:
+        _print_json(record | {"page": str(path)})
+        return
+    _print("\n".join([*map(_row_text, record["rows"]), _verdict(record["holds"]), f"wrote {path}"]))
+
+
+@app.command()
+def page(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run or of a study.")]) -> None:
+    """Write one HTML page: drawings over time, curves, classes, measures and the alarm."""
+    from faultlight.report.gan_page import write_gan_page
+
+    _print(f"wrote {write_gan_page(run)}")
+
+
+def _load(classifier: str, weights: Path | None) -> Subject:
+    from faultlight.models.load import load_model
+
+    subject = load_model(classifier, weights=weights)
+    for note in subject.notes:
+        typer.echo(note.evidence, err=True)
+    return subject
+
+
+def _seeds(text: str) -> list[int]:
+    from faultlight.errors import InputError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--seeds needs whole numbers with commas between them, such as 0,1,2, not {text!r}."
+        ) from None
+
+
+def _measured_text(record: dict[str, Any]) -> str:
+    drawn, real, memory, target = (record[key] for key in ("drawn", "held_out", "memory", "target"))
+    spread = drawn["modes"]
+    lines = [
+        f"{'':<24}{'drawn':>10}{'held out':>10}",
+        *(f"{title:<24}{_share(drawn[key]):>10}{_share(real[key]):>10}" for title, key in _SHARES),
+        f"{'classifier-FID':<24}{drawn['classifier_fid']:>10.3f}{real['classifier_fid']:>10.3f}",
+        f"{'classes covered':<24}{spread['covered']:>10,}{real['modes']['covered']:>10,}",
+        f"{'entropy (nats)':<24}{spread['entropy']:>10.3f}{real['modes']['entropy']:>10.3f}",
+        f"{'nearest training image':<24}{memory['median_distance']:>10.3f}{memory['held_out_median_distance']:>10.3f}",
+    ]
+    if "counts" in spread:
+        lines.append("classes         " + " ".join(_share(count / drawn["n"]) for count in spread["counts"]))
+    if target:
+        met = "met" if target["met"] else "NOT met"
+        lines.append(f"target          {target['metric']} at least {_share(target['at_least'])}: {met}")
+    said = [f"alarm           {each['evidence']}" for each in record["findings"]]
+    return "\n".join([*lines, *(said or ["alarm           silent"])])
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    said = "; ".join(each["evidence"] for each in row["findings"]) or "silent"
+    return (
+        f"{row['cell']:<16}seed {row['seed']:<4}{'ALARM' if row['alarm'] else 'silent'}  {said if row['alarm'] else ''}"
+    )
+
+
+def _verdict(holds: bool) -> str:
+    if holds:
+        return "the alarm goes off on the leaked gradient, on every seed, and on nothing else"
+    return "the alarm does NOT tell the leaked gradient from the rest"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def _as_text(result: GanResult) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from faultlight import files
 from faultlight.data.images import Images
-from faultlight.gan.film import ARRAYS, frame, frame_key, frame_steps, frames_of, write_film
+from faultlight.gan.film import ARRAYS, frame, frame_key, frame_steps, frames_of, strip, write_film
 from faultlight.gan.nets import Generator, build_pair, parameter_count
 from faultlight.gan.reals import Reals, load_reals, place_reals
 from faultlight.gan.recipe import KIND, GanRecipe
@@ -152,6 +152,7 @@ def _finish(recipe: GanRecipe, state: StepState, out: Path) -> dict[str, Any]:
         "loss": recipe.loss,
         "leak": recipe.leak,
         "frames": list(frames),
+        "strip": list(strip(frames)[0]),
         "parameters": [parameter_count(state.modules[name]) for name in ("generator", "discriminator")],
         **{name: state.history[-1][name] for name in ("d_real", "d_fake")},
     }

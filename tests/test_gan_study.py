@@ -1,0 +1,107 @@
+"""The study of collapse, its page, and the commands around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faultlight.cli import main
+from faultlight.errors import InputError
+from faultlight.gan import study
+from faultlight.gan.run import train
+from faultlight.gan.study import CELLS, cell_recipe, run_study
+from faultlight.models.subject import Subject
+from faultlight.report.gan_page import render_gan, write_gan_page
+from gan_toys import images, recipe
+from report_reader import read_page
+from test_gan_measure import Bright
+
+
+def small_study(out: Path, **settings: Any) -> dict[str, Any]:
+    given = {"seeds": (0, 1), "n": 20, "train": images(), "held_out": images(30, split="test"), "quiet": True}
+    return run_study(recipe(), Subject(Bright(), 2), out=out, **(given | settings))
+
+
+def test_the_cells_differ_from_the_leak_in_one_thing_each() -> None:
+    cells = {name: cell_recipe(recipe(), name, 3).model_dump() for name in CELLS}
+    names = {"name"}
+    differing = {
+        other: {key for key in cells["leak"] if cells["leak"][key] != cells[other][key]} - names
+        for other in ("minimax", "non-saturating")
+    }
+    assert differing == {"minimax": {"leak"}, "non-saturating": {"leak", "loss"}}
+    assert cells["leak"]["leak"]
+    assert cells["leak"]["seed"] == 3
+
+
+def test_a_study_trains_and_measures_every_cell_on_every_seed(tmp_path: Path) -> None:
+    record = small_study(tmp_path)
+    assert [(row["cell"], row["seed"]) for row in record["rows"]] == [(c, s) for c in CELLS for s in (0, 1)]
+    assert record == json.loads((tmp_path / "study.json").read_text())
+    due = all(row["alarm"] == (row["cell"] == "leak") for row in record["rows"])
+    assert record["holds"] == due
+    assert json.loads((tmp_path / "leak-1/records/training.json").read_text())["leak"]
+
+
+def test_a_resumed_study_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = small_study(tmp_path)
+    monkeypatch.setattr(study.measuring, "measure", lambda *a, **k: pytest.fail("measured again"))
+    assert small_study(tmp_path, resume=True) == record
+    with pytest.raises(InputError, match="already holds"):
+        small_study(tmp_path)
+    with pytest.raises(InputError, match="seeds that differ, not 1, 1"):
+        small_study(tmp_path, seeds=(1, 1))
+
+
+def test_the_page_of_a_study_shows_every_run_and_asks_for_nothing(tmp_path: Path) -> None:
+    record = small_study(tmp_path)
+    write_gan_page(tmp_path)
+    page = read_page(tmp_path / "report.html")
+    assert [each.text for each in page.all("h2")][:3] == list(CELLS)
+    assert len(page.all("img")) == 6
+    assert all(each.attributes["src"].startswith("data:image/png;base64,") for each in page.all("img"))
+    text = page.one("main").text
+    for row in record["rows"]:
+        for finding in row["findings"]:
+            assert finding["evidence"] in text
+    charts = json.loads(page.html.split('id="charts">')[1].split("</script>")[0])
+    assert set(charts) == {f"{kind}-cell{i}" for kind in ("scores", "gradients", "classes") for i in range(3)}
+    domains = [charts[f"gradients-cell{i}"]["encoding"]["y"]["scale"]["domain"] for i in range(3)]
+    assert domains[0] == domains[1] == domains[2]
+
+
+def test_a_run_that_was_not_measured_has_a_page_too(run_folder: Path) -> None:
+    train(recipe(loss="hinge"), out=run_folder, images=images(), quiet=True)
+    text = render_gan(run_folder)
+    assert "The film" in text
+    assert "classes-run" not in text
+    with pytest.raises(InputError, match=r"holds neither study.json nor records/training.json"):
+        render_gan(run_folder.parent)
+
+
+def test_the_commands_sample_measure_and_write_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    small = ["--set", "width=4", "--set", "batch=16", "--set", "frames=2", "--set", "data='digits'"]
+    assert main(["gan", "train", "mnist-mlp", "--steps", "2", "--out", out, *small]) == 0
+    assert main(["gan", "sample", out, "--n", "4"]) == 0
+    assert main(["gan", "measure", out, "--classifier", "zoo:digits-cnn", "--n", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "classifier-FID" in said
+    assert "alarm" in said
+    assert main(["gan", "page", out]) == 0
+    assert (tmp_path / "run/report.html").exists()
+    assert main(["gan", "study", "--classifier", "zoo:digits-cnn", "--seeds", "0;1"]) == 2
+    assert "--seeds needs whole numbers" in capsys.readouterr().err
+
+
+def test_the_study_is_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "width=4", "--set", "batch=16", "--set", "frames=2", "--set", "data='digits'"]
+    out = tmp_path / "study"
+    command = ["gan", "study", "--classifier", "zoo:digits-cnn", "--steps", "2", "--seeds", "5", "--n", "40"]
+    assert main([*command, "--out", str(out), *small]) == 0
+    said = capsys.readouterr().out
+    assert "leak            seed 5" in said
+    assert f"wrote {out / 'report.html'}" in said

@@ -55,7 +55,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the development tools into $(VENV) (once)"
-	@$(PIP_INSTALL) -e '.[dev,parquet,attribution,maps]'
+	@$(PIP_INSTALL) -e '.[dev,parquet,attribution,maps,search,tensorboard]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev $(wildcard benchmarks/requirements.txt)

@@ -174,8 +174,11 @@ def test_flatten_gives_dotted_keys_in_order() -> None:
 
 def test_the_listing_shows_every_recipe_with_its_target(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert set(lines) == set(names())
+    printed = capsys.readouterr().out.splitlines()
+    lines = {line.split()[0]: line for line in printed if line.startswith("  ")}
+    assert set(lines) == {path.stem for path in FOLDER.rglob("*.toml")} > set(names())
+    assert len(printed) - len(lines) == 1 + len([path for path in FOLDER.iterdir() if path.is_dir()])
+    assert "batch loss ≤ 1.3436" in lines["char-rnn"]
     assert "≥ 98.9 %" in lines["mnist-cnn"]
     assert "≥ 76.24 %, PGD ≥ 47.87 %" in lines["resnet18-cifar10-pgd-50"]
     assert "certified ≥ 90 %" in lines["strided-cnn-mnist-crown-ibp"]

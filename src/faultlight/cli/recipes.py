@@ -10,6 +10,12 @@ import typer
 
 # Spelled out here because faultlight.train.recipe loads pydantic, which a listing does not need.
 _FOLDER = Path(__file__).parent.parent / "recipes"
+_HEADINGS = {
+    "classifier": "Classifiers (faultlight train NAME)",
+    "autoencoder": "Autoencoders and denoisers (faultlight autoencoder train NAME)",
+    "gan": "Generators (faultlight gan train NAME)",
+    "text": "Text (faultlight text train NAME)",
+}
 
 
 def recipes(
@@ -17,7 +23,8 @@ def recipes(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List the recipes with their targets, or print one."""
-    found = {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
+    # Classifiers first, then the networks that draw and write, folder by folder.
+    found = {path.stem: path for path in [*sorted(_FOLDER.glob("*.toml")), *sorted(_FOLDER.glob("*/*.toml"))]}
     if name is None:
         _list({stem: tomllib.loads(path.read_text(encoding="utf-8")) for stem, path in found.items()}, json)
         return
@@ -30,26 +37,35 @@ def recipes(
 
 def _list(contents: dict[str, dict[str, Any]], json: bool) -> None:
     keys = ("title", "target", "robust_target")
-    rows = [{"name": name, **{key: each.get(key) for key in keys}} for name, each in contents.items()]
+    rows = [
+        {"name": name, "kind": each.get("kind", "classifier"), **{key: each.get(key) for key in keys}}
+        for name, each in contents.items()
+    ]
     if json:
         from json import dumps
 
         typer.echo(dumps({"recipes": rows}, ensure_ascii=False))
         return
     width, goal = (max(map(len, column)) for column in (contents, map(_goal, rows)))
+    kind = ""
     for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {_goal(row):<{goal}}  {row['title']}")
+        if row["kind"] != kind:
+            kind = row["kind"]
+            typer.echo(f"{_HEADINGS.get(kind, kind)}:")
+        typer.echo(f"  {row['name']:<{width}}  {_goal(row):<{goal}}  {row['title']}")
 
 
 def _goal(row: dict[str, Any]) -> str:
-    due = [_least(row["target"])] if row["target"] else []
+    due = [_bound(row["target"])] if row["target"] else []
     if row["robust_target"]:
         kind = "certified" if row["robust_target"].get("by") == "certificate" else "PGD"
-        due.append(f"{kind} {_least(row['robust_target'])}")
+        due.append(f"{kind} {_bound(row['robust_target'])}")
     return ", ".join(due)
 
 
-def _least(target: dict[str, Any]) -> str:
+def _bound(target: dict[str, Any]) -> str:
+    if "at_most" in target:
+        return f"{target['metric'].replace('_', ' ')} ≤ {target['at_most']:g}"
     return f"≥ {round(100 * target['at_least'], 2):g} %"
 
 

@@ -22,7 +22,7 @@ from faultlight.views._result import ViewResult
 SCHEMA = 1
 RECORD = "compare.json"
 # Images of a noise in the grid.
-_SHOWN = 6
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _grid(
         given = tamper(images, kind, strength, seed, classifier).x if kind else images.x
         title = f"{kind} {strength:.3g}" if kind else "clean"
         words = f"{title}: clean, given, restored, restored − clean"
-        parts.append(before_after(images, given, restore(net, given), title.replace(" ", "-"), words))
+        parts.append(before_after(images, given, restore(net, given), title.replace(" ", "-"), words, title))
     return stacked(parts, f"before-after-{name}")
 
 

@@ -60,8 +60,10 @@ def first_of_class(images: Images, name: str) -> Images:
     return found.first(1)
 
 
-def before_after(clean: Images, given: Pixels | None, restored: Pixels, name: str, words: str) -> ViewResult:
-    """Return a grid with a row an image: clean, as given, restored, and the difference restored − clean.
+def before_after(
+    clean: Images, given: Pixels | None, restored: Pixels, name: str, words: str, noise: str = "given"
+) -> ViewResult:
+    """Return a grid, two images to a row: each clean, as given, restored, and the difference restored − clean.
 
     Pixels are drawn on [0, 1]. The differences of all rows share one scale, diverging about 0; of several channels the
     one that differs most is drawn.
@@ -72,6 +74,7 @@ def before_after(clean: Images, given: Pixels | None, restored: Pixels, name: st
         restored: what it made of them.
         name: files are called after it.
         words: what the grid shows.
+        noise: what stands over the images given.
     """
     difference = [_strongest(one - other) for one, other in zip(restored, clean.x, strict=True)]
     largest = max(float(np.abs(each).max()) for each in difference)
@@ -80,12 +83,12 @@ def before_after(clean: Images, given: Pixels | None, restored: Pixels, name: st
     for row in range(len(clean)):
         panels.append(Panel(clean.classes[int(clean.y[row])], picture(clean.x[row])))
         if given is not None:
-            panels.append(Panel("given", picture(given[row])))
+            panels.append(Panel(noise, picture(given[row])))
         panels += [Panel("restored", picture(restored[row])), Panel("restored − clean", difference[row], scale)]
     arrays = {"clean": clean.x, "restored": restored} | ({} if given is None else {"given": given})
     facts = {"ids": clean.ids.tolist(), "largest difference": largest}
     drawn = {key: value.cpu().numpy() for key, value in arrays.items()}
-    return ViewResult(name, drawn, words, tuple(panels), 3 if given is None else 4, 1.1, facts)
+    return ViewResult(name, drawn, words, tuple(panels), 6 if given is None else 8, 1.1, facts)
 
 
 def stacked(results: Sequence[ViewResult], name: str) -> ViewResult:

@@ -116,7 +116,8 @@ def _pictures(net: Net, images: Images, facts: dict[str, Any], seed: int) -> Vie
         shown = images.first(_SHOWN // 2)
         given = tamper(shown, kind, strength, seed).x
         words = f"{len(shown)} test images with {kind} {strength:.3g}: clean, given, restored, difference."
-        parts.append(before_after(shown, given, restore(net, given), kind, words))
+        title = f"{kind} {strength:.3g}"
+        parts.append(before_after(shown, given, restore(net, given), kind, words, title))
     return stacked(parts, "before-after")
 
 

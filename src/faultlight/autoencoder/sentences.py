@@ -81,7 +81,8 @@ def _code(record: Record) -> list[str]:
     ]
     dead = [str(channel["index"]) for channel in record["code"] if channel["active"] == 0]
     if dead:
-        found.append(f"Zero on every image measured, and so without use: channel {', '.join(dead)}.")
+        plural = "s" * (len(dead) > 1)
+        found.append(f"Zero on every image measured, and so without use: channel{plural} {', '.join(dead)}.")
     return found
 
 
@@ -100,15 +101,15 @@ def _frequencies(record: Record) -> list[str]:
     bands = record["frequencies"]
     lowest = bands[0]
     found = [
-        f"Of the power below {lowest['up_to']:.3f} cycles a pixel {100 * lowest['ratio']:.2g} % is lost, "
-        f"of that in the highest band {100 * bands[-1]['ratio']:.0f} %."
+        f"Below {lowest['up_to']:.3f} cycles a pixel the error has {100 * lowest['ratio']:.2g} % of the images' power, "
+        f"in the highest band {100 * bands[-1]['ratio']:.0f} %."
     ]
     gone = next((place for place, band in enumerate(bands) if band["ratio"] > _LOST), None)
     if gone:
         starts = bands[gone - 1]["up_to"]
         found.append(
-            f"From {starts:.3f} cycles a pixel on, where a wave is {1 / starts:.1f} pixels long, more than half of the "
-            f"power is lost."
+            f"From {starts:.3f} cycles a pixel on, where a wave is {1 / starts:.1f} pixels long, it has more than half "
+            f"of it."
         )
     heaviest = max(bands, key=lambda band: float(band["lost"]))
     share = heaviest["lost"] / (sum(band["lost"] for band in bands) or 1.0)

@@ -20,7 +20,7 @@ from faultlight.report.environment import templates
 
 STUDY, TRAINING, MEASURES = "study.json", "records/training.json", "records/measure.json"
 # A film of noise does not compress; a page that tries to hold it would be slow to open.
-_LARGEST_FILM = 1_500_000
+_LARGEST_FILM = 1_200_000
 _FLOOR = 1e-6
 _PROBABILISTIC = ("minimax", "non-saturating")
 _SCRIPTS = ("theme.js", "charts.js")

@@ -83,7 +83,7 @@ def _lines(
                 "field": "kind",
                 "type": "nominal",
                 "scale": {"domain": list(kinds.values()), "range": _COLOURS["range"][:2]},
-                "legend": {"title": None, "orient": "top"},
+                "legend": {"title": None, "orient": "top", "symbolType": "stroke", "symbolStrokeWidth": 2},
             },
             "detail": {"field": "run", "type": "nominal"},
             "tooltip": [

@@ -26,6 +26,7 @@ from faultlight.views._draw import draw
 from faultlight.views._field import receptive_field
 from faultlight.views._project import SIGNALS_A_FORWARD, Units, packs, project, reach
 from faultlight.views._rectify import Rectifying, Rule
+from faultlight.views.attribution import Attribution
 from faultlight.views.projection import Projection
 
 RULES: tuple[Rule, ...] = ("deconvnet", "guided", "gradient")
@@ -197,17 +198,23 @@ def test_all_zero_maps_say_so() -> None:
     assert [text.get_text() for text in draw(result.panels, 4, "").axes[0].texts if text.get_label() == "note"]
 
 
-@pytest.mark.parametrize("place", [(0, 0), (1, 2), (3, 3)])
-def test_the_support_lies_within_the_receptive_field(place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("place", [(0, 0), (0, 3), (3, 0), (3, 3), (1, 2)])
+def test_the_support_lies_within_the_receptive_field(place: tuple[int, int], rule: Rule) -> None:
     subject, images = spelled("F.relu"), some_images(2, (2, 16, 16))
-    row, column = place[0] % 3, place[1] % 3
-    arrays = Projection(layer="conv3", channel=1, row=row, column=column, rule="gradient")(subject, images).arrays
     rows, columns = receptive_field(subject, (2, 16, 16), "conv3")
+    assert (len(rows.first), len(columns.first)) == (4, 4)
+    row, column = place
+    inside = slice(rows.first[row], rows.last[row] + 1), slice(columns.first[column], columns.last[column] + 1)
     outside = np.ones((16, 16), dtype=bool)
-    outside[rows.first[row] : rows.last[row] + 1, columns.first[column] : columns.last[column] + 1] = False
+    outside[inside] = False
     assert outside.any()
-    assert not arrays["projection"][:, :, outside].any()
-    assert arrays["projection"].any()
+    found = [
+        Projection(layer="conv3", channel=c, row=row, column=column, rule=rule)(subject, images).arrays["projection"]
+        for c in range(5)
+    ]
+    assert not np.stack(found)[..., outside].any()
+    assert np.stack(found).any()
 
 
 def test_receptive_fields_by_hand() -> None:
@@ -238,9 +245,7 @@ def orthonormal() -> nn.Module:
 @pytest.mark.parametrize("rule", RULES)
 def test_orthonormal_filters_reconstruct_the_image(rule: Rule) -> None:
     images = some_images(2, (1, 8, 8))
-    arrays = Projection(layer="1", keep="layer", rule=rule)(
-        Subject(orthonormal(), 3 - 1), images.take(images.y < 2)
-    ).arrays
+    arrays = Projection(layer="1", keep="layer", rule=rule)(Subject(orthonormal(), 2), images.take(images.y < 2)).arrays
     np.testing.assert_allclose(arrays["projection"], arrays["x"], atol=1e-6)
 
 
@@ -502,6 +507,47 @@ class Gated(nn.Module):
         return logits
 
 
+def joined_with_zero(x: Tensor, dim: int = 0) -> Tensor:
+    return torch.stack([x, torch.zeros_like(x)], dim)
+
+
+def zero_where_negative(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[x.detach() < 0] = 0
+    return x
+
+
+def written_mask(x: Tensor) -> Tensor:
+    mask = torch.zeros_like(x)
+    mask[x > 0] = 1
+    return x * mask
+
+
+def written_through_data(x: Tensor) -> Tensor:
+    x = 1 * x
+    x.data.clamp_(min=0)
+    return x
+
+
+def written_without_gradient(x: Tensor) -> Tensor:
+    x = 1 * x
+    with torch.no_grad():
+        x[:, 1:].relu_()
+    return x
+
+
+def gate_without_gradient(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        gate = x.sigmoid()
+    return x * gate
+
+
+def bent_part(x: Tensor) -> Tensor:
+    x = 1 * x
+    x[:, 1:].sigmoid_()
+    return x
+
+
 BENT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "gelu": (nn.GELU(), "Gelu"),
     "leaky": (lambda x: F.leaky_relu(x, 0.1), "LeakyRelu"),
@@ -513,6 +559,43 @@ BENT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "mask": (lambda x: x * (x > 0), "gt"),
     "absolute": (lambda x: (x + x.abs()) / 2, "Abs"),
+    "minimum": (lambda x: torch.min(x, torch.zeros(())), "Minimum"),
+    "maxout": (lambda x: torch.maximum(x, -x), "Maximum"),
+    "round": (torch.round, "Round"),
+    "one over": (lambda x: 1 / x, "Reciprocal"),
+    "a constant over": (lambda x: torch.ones(()) / x, "Div"),
+    "sort": (lambda x: x.sort(1).values, "Sort"),
+    "median": (lambda x: x - x.median(), "Median"),
+    "log-sum-exp": (lambda x: x - x.logsumexp(1, keepdim=True), "Logsumexp"),
+    "cumulated": (lambda x: x.logcumsumexp(1), "Logcumsumexp"),
+    "greatest of two": (lambda x: joined_with_zero(x).amax(0), "Amax"),
+    "greatest of two, last": (lambda x: joined_with_zero(x, -1).amax(-1), "Amax"),
+    "greatest of two, flat": (lambda x: joined_with_zero(x.flatten(1), -1).amax(-1).view(x.shape), "Amax"),
+    "greatest of two, with places": (lambda x: joined_with_zero(x).max(0).values, "Max"),
+    "greatest map": (lambda x: x - x.amax(1, keepdim=True), "Amax"),
+    "greatest of all": (lambda x: x - x.max(), "Max"),
+    "group norm": (nn.GroupNorm(3, 3), "group normalisation by the images' own statistics"),
+    "layer norm": (nn.LayerNorm(6), "layer normalisation by the images' own statistics"),
+    "instance norm": (nn.InstanceNorm2d(3), "batch or instance normalisation by the images' own statistics"),
+    "batch norm of the batch": (nn.BatchNorm2d(3, track_running_stats=False), "batch or instance normalisation"),
+    "detached mask": (lambda x: x * (x.detach() > 0), "detach, gt"),
+    "mask of the data": (lambda x: x * (x.data > 0), "data, gt"),
+    "where": (lambda x: torch.where(x > 0, x, 0.0), "gt"),
+    "detached where": (lambda x: torch.where(x.detach() > 0, x, 0.0), "detach, gt"),
+    "detached sign": (lambda x: x * (x.detach().sign() + 1) / 2, "detach, sign"),
+    "detached gate": (lambda x: x * x.detach().sigmoid(), "detach"),
+    "detached ReLU": (lambda x: x * F.relu(x.detach()), "detach"),
+    "detached scale": (lambda x: x / x.detach().abs().amax(), "detach"),
+    "straight through": (lambda x: x + (x.sigmoid() - x).detach(), "detach"),
+    "masked fill": (lambda x: x.masked_fill(x < 0, 0), "lt"),
+    "masked index": (zero_where_negative, "detach, lt"),
+    "written mask": (written_mask, "gt"),
+    "chosen places": (lambda x: x.gather(1, x.argmax(1, keepdim=True)).expand_as(x), "argmax"),
+    "gate without gradient": (gate_without_gradient, "sigmoid"),
+    "through the data": (written_through_data, "clamp_ beside the gradient"),
+    "without gradient": (written_without_gradient, "relu_ beside the gradient"),
+    "bent part": (bent_part, "sigmoid_ on a part"),
+    "numpy": (lambda x: x * torch.from_numpy((x.detach().numpy() > 0).astype("f4")), "numpy"),
 }
 
 
@@ -522,11 +605,62 @@ def test_other_bends_are_refused_by_name_or_pass_their_gradient(name: str) -> No
     subject, images = Subject(seeded(lambda: Gated(bend)), 3), some_images()
     with pytest.raises(InputError, match=r"'end' of 'model' is reached through bends that are no ReLU \(.*" + named):
         Projection(layer="end")(subject, images)
+    with pytest.raises(InputError, match="for which guided has no rule"):
+        Attribution(methods="guided", check=False)(subject, images)
     result = Projection(layer="end", others="gradient")(subject, images)
     assert "Bends that are no ReLU pass their gradient, an extension of the method." in result.text()
     # Before the bend there is nothing to refuse, and the gradient has a rule for everything.
     assert Projection(layer="conv")(subject, images).arrays["projection"].any()
     Projection(layer="end", rule="gradient")(subject, images)
+
+
+def bent_maps_set(x: Tensor) -> Tensor:
+    x = 1 * x
+    x[:, 1:] = F.relu(x[:, 1:])
+    return x
+
+
+def unpooled(x: Tensor) -> Tensor:
+    pooled, places = F.max_pool2d(x, 2, return_indices=True)
+    return F.max_unpool2d(pooled, places, 2)
+
+
+def guarded(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()) or bool((x.detach() > 1e9).any()) or x.abs().max().item() > 1e9:
+        raise ValueError
+    return x
+
+
+def in_place_on_parts(x: Tensor) -> Tensor:
+    x = 1 * x - 0.1
+    x[:, 1:].relu_()
+    return F.relu(x.view(len(x), -1), inplace=True).view(x.shape)
+
+
+STRAIGHT: dict[str, Callable[[Tensor], Tensor]] = {
+    "shapes": lambda x: x.permute(0, 2, 3, 1).contiguous().movedim(-1, 1).flatten(2).unflatten(2, x.shape[2:]),
+    "parts": lambda x: torch.cat([x[:, :1], *x[:, 1:].split(1, 1)], 1).roll(1, 2).flip(3),
+    "zeros beside": lambda x: torch.cat([x[:, :2], torch.zeros_like(x[:, :1])], 1),
+    "sums": lambda x: (2 * x - x / 3 + x.mean((2, 3), keepdim=True) - x.new_ones(3, 1, 1).expand_as(x)).cumsum(2),
+    "set": bent_maps_set,
+    "in place on parts": in_place_on_parts,
+    "pools": lambda x: F.avg_pool2d(F.adaptive_max_pool2d(F.pad(x, (1, 1, 1, 1)), 12), 2),
+    "greatest place": lambda x: x + x.amax((2, 3), keepdim=True) + x.flatten(2).max(-1).values[:, :, None, None],
+    "unpooled": unpooled,
+    "enlarged": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")[..., ::2, ::2],
+    "shuffled": lambda x: F.pixel_unshuffle(F.pixel_shuffle(x.repeat(1, 4, 1, 1), 2), 2)[:, :3],
+    "matrices": lambda x: torch.einsum("nchw,dc->ndhw", x @ torch.eye(6), torch.ones(3, 3)),
+    "frequencies": lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[2:]),
+    "bfloat16": lambda x: x.bfloat16().float(),
+    "guarded": guarded,
+    "a constant mask": lambda x: x.masked_fill(torch.eye(6) > 0, 0) + torch.where(torch.eye(6) > 0, x, 0),
+}
+
+
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_what_is_linear_or_a_pool_is_no_bend(name: str) -> None:
+    subject, images = Subject(seeded(lambda: Gated(lambda x: STRAIGHT[name](F.relu(x)))), 3), some_images()
+    assert Projection(layer="end", keep="layer")(subject, images).arrays["projection"].any()
 
 
 def test_a_scripted_net_is_refused_because_no_rule_reaches_its_relus() -> None:

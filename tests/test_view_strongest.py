@@ -200,7 +200,7 @@ def test_activations_that_are_not_finite_are_named_with_their_images(monkeypatch
     images.x[9, 0, 0, 0] = 0
     net = Subject(nn.Sequential(Dividing(), *a_net()).eval(), 3)
     with pytest.raises(InputError, match=r"activations of the layer '1' hold NaN or infinity on 1 images \(ids 97\)"):
-        Strongest(layer="1")(net, images)
+        Strongest(layer="1", others="gradient")(net, images)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from faultlight.errors import InputError, nearest
 from faultlight.models.subject import Subject
 from faultlight.views._captum import deep_lift, shapley
 from faultlight.views._input import check_finite
-from faultlight.views._rectify import Rectifying, Rule, opaque, other_bends
+from faultlight.views._rectify import Rectifying, Rule, opaque
 from faultlight.views.listening import module_named, modules_of, rows_at_once
 from faultlight.views.occlusion import last_map_layer
 from faultlight.views.saliency import pixel_gradient
@@ -241,7 +241,7 @@ def _ruled(subject: Subject, pixels: Tensor, target: Tensor, rule: Rule) -> Tens
         logits = subject(x)
     if not logits.requires_grad:
         return torch.zeros_like(leaf).cpu()
-    bends = [*other_bends(logits), *sorted(mode.compared)]
+    bends = mode.bends(logits)
     if bends:
         raise InputError(
             f"the model {subject.name!r} bends by more than ReLU ({', '.join(bends)}), for which {rule} has no rule; "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
-from faultlight.views._rectify import other_bends
+from faultlight.views._bends import other_bends
 from faultlight.views.listening import rows_at_once
 
 # Shapley values are of squares, so many a side at most: their cost grows with the square of it.

@@ -16,7 +16,7 @@ from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.views._input import check_finite
 from faultlight.views._layout import layout_of
-from faultlight.views._rectify import Rectifying, Rule, opaque, other_bends
+from faultlight.views._rectify import Rectifying, Rule, opaque
 from faultlight.views.listening import listen, module_named, rows_at_once
 
 Others = Literal["refuse", "gradient"]
@@ -148,7 +148,7 @@ def _carried(subject: Subject, images: Images, layer: str, units: Sequence[Units
     if not output.requires_grad:
         return [torch.zeros_like(leaf) for _ in units]
     if backward.rule != "gradient" and backward.others == "refuse":
-        _check_bends(subject, layer, [*other_bends(output), *sorted(mode.compared)])
+        _check_bends(subject, layer, mode.bends(output))
     seeds = (_seed(output.detach(), images.ids, part, layer, backward.rule) for part in units)
     return [
         torch.autograd.grad(output, leaf, seed, retain_graph=wave + 1 < len(units), materialize_grads=True)[0]

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
-Rule = Literal["deconvnet", "guided", "gradient"]
+from faultlight.views._bends import Severed, name_of, other_bends
 
-# What torch calls its comparisons: a mask made by one bends the net where no rule is seen to apply.
-COMPARISONS = frozenset({"gt", "ge", "lt", "le", "sign", "heaviside", "greater", "less", "greater_equal", "less_equal"})
-# The nodes of the gradient's graph that are bends of another kind than ReLU, without "Backward" and their number.
-BENDS = re.compile(
-    "Abs|Acos|Asin|Atan|Celu|Clamp|ClampMax|ClampMin|Cos|Elu|Erf|Exp|Gelu|Glu|Hardshrink|Hardsigmoid|Hardswish|Hardtanh"
-    "|LeakyRelu|Log|LogSigmoid|LogSoftmax|Mish|Pow|Prelu|PreluKernel|Reciprocal|Relu|RreluWithNoise|Rsqrt|Sigmoid|Sign"
-    "|Silu|Sin|Softmax|Softplus|Softshrink|Sqrt|Tanh|Threshold|.*Graph.*"
-)
-PRODUCTS = frozenset({"Addcmul", "Baddbmm", "Bmm", "Div", "Dot", "Mm", "Mul", "Mv"})
+Rule = Literal["deconvnet", "guided", "gradient"]
 
 
 class Rectified(NamedTuple):
@@ -52,26 +42,33 @@ class Rectifying(TorchFunctionMode):
     def __init__(self, rule: Rule, pixels: Tensor) -> None:
         super().__init__()
         self.rule, self.pixels = rule, pixels
-        self.compared: set[str] = set()
+        self._severed = Severed()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Call a function of torch, or its counterpart with the rule where it is a ReLU."""
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "").partition(".")[0].removeprefix("_")
-        reading = _READINGS.get(name.removesuffix("_"))
+        kwargs, name = kwargs or {}, name_of(func)
+        reading = _READINGS.get(name.strip("_"))
         call = reading(*args, **kwargs) if reading is not None and "out" not in kwargs else None
         if call is None:
-            self._watch(name, args)
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            self._severed.follow(name, [args, kwargs], result)
+            return result
+        inplace = call.inplace or name.endswith("_")
+        bent = self._bent(call, inplace)
+        self._severed.follow(f"{name.strip('_')}_" if inplace else name, call.z, bent, ruled=True)
+        return bent
+
+    def _bent(self, call: Rectified, inplace: bool) -> Tensor:
         if call.z is self.pixels and call.cap >= 1:
             return call.z.view_as(call.z)
-        return _Rectify.apply(call.z, self.rule, call.cap, call.inplace or name.endswith("_"))  # type: ignore[no-untyped-call]
+        bent: Tensor = _Rectify.apply(call.z, self.rule, call.cap, inplace)  # type: ignore[no-untyped-call]
+        return bent
 
-    def _watch(self, name: str, args: tuple[Any, ...]) -> None:
-        if name in COMPARISONS and any(isinstance(a, Tensor) and a.requires_grad and a.ndim > 1 for a in args):
-            self.compared.add(name)
+    def bends(self, output: Tensor) -> list[str]:
+        """Return the bends other than ReLU through which an output of this pass depends on the pixels, by name."""
+        return [*other_bends(output, _Rectify.__name__), *sorted(self._severed.met)]
 
 
 def opaque(module: nn.Module) -> list[str]:
@@ -80,36 +77,6 @@ def opaque(module: nn.Module) -> list[str]:
     # By name: torch's compiler takes a second to import, and a module of it is only there when it was.
     names = {base.__name__ for part in module.modules() for base in type(part).__mro__}
     return [kind for kind, name in kinds.items() if name in names]
-
-
-def other_bends(output: Tensor) -> list[str]:
-    """Return the bends other than a ReLU with its rule through which an output depends on the pixels, by name.
-
-    Read from the graph of the gradient, so none is missed that lies on the path, and none that lies beside it counts.
-    Products of two activations (gates, attention) bend too. Max-pooling does not: its switches are the view's own.
-    """
-    found: set[str] = set()
-    nodes, seen = [output.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        nodes += [following for following, _ in node.next_functions]
-        found |= _bend(node)
-    return sorted(found)
-
-
-def _bend(node: Any) -> set[str]:
-    name = node.name().rpartition("::")[2].partition("Backward")[0]
-    if BENDS.fullmatch(name):
-        return {name}
-    if name in PRODUCTS or name.startswith("ScaledDotProduct"):
-        inside = sum(following is not None for following, _ in node.next_functions)
-        return {"a product of activations"} if inside > 1 else set()
-    if isinstance(node, BackwardCFunction) and name != _Rectify.__name__:
-        return {name}
-    return set()
 
 
 class _Rectify(torch.autograd.Function):

@@ -86,7 +86,7 @@ class Evolution:
         names = [path.stem for path in paths]
         arrays = _arrays(images, channel, stages)
         facts = {"layer": layer, "rule": self.rule, "others": self.others, "checkpoints": names}
-        words = _words(layer, names, self.rule, arrays)
+        words = _words(layer, names, backward, arrays)
         return ViewResult("evolution", arrays, words, _drawing(layer, names, arrays), len(names), facts=facts)
 
 
@@ -130,9 +130,9 @@ def _arrays(images: Images, channel: Tensor, stages: Sequence[Stage]) -> dict[st
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _words(layer: str, names: Sequence[str], rule: Rule, arrays: dict[str, NDArray[Any]]) -> str:
+def _words(layer: str, names: Sequence[str], backward: Backward, arrays: dict[str, NDArray[Any]]) -> str:
     ids, activation = arrays["id"], arrays["activation"]
-    lines = [caption(rule, layer), f"Checkpoints: {', '.join(names)}."]
+    lines = [caption(backward.rule, layer, backward.others), f"Checkpoints: {', '.join(names)}."]
     changes = (ids[1:] != ids[:-1]).sum(0)
     rows = [
         f"{layer}[{channel}]: activation {activation[0, k]:.4g} at first, {activation[-1, k]:.4g} at last; strongest "

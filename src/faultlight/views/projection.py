@@ -162,9 +162,7 @@ def _sides(output: Tensor) -> tuple[int, int]:
 
 
 def _words(images: Images, layer: str, view: Projection, arrays: dict[str, NDArray[Any]]) -> str:
-    lines = [caption(view.rule, layer)]
-    if view.others == "gradient":
-        lines.append("Bends that are no ReLU pass their gradient, an extension of the method.")
+    lines = [caption(view.rule, layer, view.others)]
     zero = int((~arrays["projection"].reshape(len(images), -1).any(1)).sum())
     if zero:
         lines.append(f"The projection is zero everywhere on {zero} of {len(images)} images.")
@@ -172,10 +170,14 @@ def _words(images: Images, layer: str, view: Projection, arrays: dict[str, NDArr
     return "\n".join(lines)
 
 
-def caption(rule: Rule, layer: str) -> str:
-    """Return what a projection shows and what it does not, in a sentence."""
+def caption(rule: Rule, layer: str, others: Others) -> str:
+    """Return what a projection shows, what it does not, and how far it is the method's own."""
     how = "activation × gradient" if rule == "gradient" else f"rule {rule}"
-    return f"What drives the feature maps of {layer}, projected to the pixels ({how}); not why a class was chosen."
+    extension = "\nBends that are no ReLU pass their gradient, an extension of the method." * (others == "gradient")
+    return (
+        f"What drives the feature maps of {layer}, projected to the pixels ({how}); not why a class was chosen."
+        + extension
+    )
 
 
 def _line(images: Images, row: int, layer: str, arrays: dict[str, NDArray[Any]]) -> str:

@@ -57,7 +57,8 @@ class Strongest:
     Departure: at the border, the window is moved inside the image.
 
     Args:
-        layer: the layer's name; every convolution and activation function with maps when left out.
+        layer: the layer's name; when left out every activation function with maps, and every convolution that none
+            follows (where one does, it is shown by that alone).
         channel: project this feature map alone.
         most: how many channels of a layer are projected; none stands for all of them.
         top: how many images a channel keeps.
@@ -92,7 +93,7 @@ class Strongest:
         found = {layer: _seen(subject, images, layer, tops[layer], channels[layer], backward) for layer in layers}
         arrays = {f"{layer}.{name}": values for layer, own in found.items() for name, values in own.items()}
         facts = {"layers": layers, "rule": self.rule, "others": self.others, "top": self.top, "images": len(images)}
-        words = "\n".join([caption(self.rule, "each layer"), SCALED, listing(_lines(images, tops, found))])
+        words = "\n".join([caption(self.rule, "each layer", self.others), SCALED, listing(_lines(images, tops, found))])
         return ViewResult("strongest", arrays, words, _drawing(images, tops, found), 6, 1.9, facts)
 
     def _layers(self, subject: Subject, images: Images) -> list[str]:

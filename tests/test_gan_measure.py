@@ -14,7 +14,7 @@ from torch import nn
 from faultlight.errors import InputError
 from faultlight.gan.fidelity import frechet_distance, neighbour_radii, precision_recall
 from faultlight.gan.measure import measure, see
-from faultlight.gan.modes import alarms, modes
+from faultlight.gan.modes import alarms, modes, within_class_spread
 from faultlight.gan.nearest import nearest
 from faultlight.gan.run import train
 from faultlight.models.subject import Subject
@@ -91,11 +91,20 @@ def test_the_alarm_is_silent_over_even_classes_and_says_why_it_goes_off() -> Non
     even, one = np.arange(10).repeat(100), np.ones(1000, int)
     assert alarms(modes(even, 10), 10, 0.5) == ()
     found = alarms(modes(one, 10), 10, 0.0)
-    assert [each.check for each in found] == ["modes", "entropy", "recall"]
+    assert [each.check for each in found] == ["modes", "entropy", "spread"]
     assert found[0].evidence == "1 of 10 classes are drawn, with 10 samples or more each; 8 are due"
-    assert [each.check for each in alarms(modes(even, 10), 10, 0.0)] == ["recall"]
+    assert [each.check for each in alarms(modes(even, 10), 10, 0.0)] == ["spread"]
     half = alarms(modes(np.arange(4).repeat(250), 10), 10, 0.5)
     assert [each.check for each in half] == ["modes", "entropy"]
+
+
+def test_the_spread_within_classes_is_known() -> None:
+    """Class 0 holds (0, 0) and (2, 0), class 1 holds (5, 5) three times: √((1 + 1) / (5 − 2))."""
+    x = np.array([[0, 0], [2, 0], [5, 5], [5, 5], [5, 5]], np.float32)
+    assert within_class_spread(x, np.array([0, 0, 7, 7, 7])) == pytest.approx((2 / 3) ** 0.5)
+    assert within_class_spread(x[2:], np.zeros(3, int)) == 0.0
+    # No class has two: all are one, with mean (1, 0).
+    assert within_class_spread(x[:2], np.array([0, 1])) == pytest.approx(2**0.5)
 
 
 def test_the_nearest_image_is_found_by_its_pixels() -> None:

@@ -20,7 +20,7 @@ from faultlight.data.load import load_data
 from faultlight.errors import InputError
 from faultlight.gan.fidelity import frechet_distance, precision_recall
 from faultlight.gan.film import as_bytes, grid, png
-from faultlight.gan.modes import Modes, alarms, modes
+from faultlight.gan.modes import Modes, alarms, modes, within_class_spread
 from faultlight.gan.nearest import nearest
 from faultlight.gan.reals import Reals, load_reals, place_reals
 from faultlight.gan.recipe import GanRecipe
@@ -129,33 +129,35 @@ def _measured(subject: Subject, shown: _Shown) -> dict[str, Any]:
     drawn, known, held_out = (see(subject, x, shown.stack) for x in (shown.drawn, shown.known, shown.held_out))
     classes = subject.classes**shown.stack
     spread, real = modes(drawn.prediction, classes), modes(held_out.prediction, classes)
-    near = _near(known, drawn)
-    found = alarms(spread, real.covered, near["recall"])
+    wide, usual = _wide(shown.drawn, drawn), _wide(shown.held_out, held_out)
+    found = alarms(spread, real.covered, wide / max(usual, 1e-9))
     return {
         "classes": classes,
-        "drawn": _figures(drawn, spread, frechet_distance(known.features, drawn.features), near),
-        "held_out": _figures(
-            held_out, real, frechet_distance(known.features, held_out.features), _near(known, held_out)
-        ),
+        "drawn": _figures(known, drawn, spread, wide),
+        "held_out": _figures(known, held_out, real, usual),
         "alarm": bool(found),
         "findings": [asdict(each) for each in found],
     }
 
 
-def _figures(seen: Seen, spread: Modes, distance: float, near: Mapping[str, float]) -> dict[str, Any]:
-    confident = float((seen.confidence >= CONFIDENT).mean())
+def _figures(known: Seen, seen: Seen, found: Modes, spread: float) -> dict[str, Any]:
     return {
         "n": len(seen.prediction),
-        "confident": confident,
-        "classifier_fid": distance,
-        **near,
-        "modes": spread.record(),
+        "confident": float((seen.confidence >= CONFIDENT).mean()),
+        "classifier_fid": frechet_distance(known.features, seen.features),
+        **_near(known, seen),
+        "spread": spread,
+        "modes": found.record(),
     }
 
 
 def _near(known: Seen, others: Seen) -> dict[str, float]:
     count = min(len(known.features), len(others.features), _PRECISION_COUNT)
     return asdict(precision_recall(known.features[:count], others.features[:count], min(3, count - 1)))
+
+
+def _wide(x: Tensor, seen: Seen) -> float:
+    return within_class_spread(x.numpy(), seen.prediction)
 
 
 def _see(subject: Subject, x: Tensor) -> Seen:

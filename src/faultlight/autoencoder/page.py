@@ -21,7 +21,6 @@ from faultlight.autoencoder.tampering import tamper
 from faultlight.data.images import Images
 from faultlight.report import assets
 from faultlight.report.environment import templates
-from faultlight.views._draw import render as draw
 from faultlight.views._result import ViewResult
 
 SCHEMA = 1
@@ -66,10 +65,9 @@ def write_page(
     }
     said = sentences(record)
     record["sentences"] = [sentence for section in said.values() for sentence in section]
-    for view in views.values():
-        view.save(out)
+    figures = {name: _png(view.save(out)) for name, view in views.items()}
     files.write_json(out / RECORD, record)
-    files.write_text(out / PAGE, _render(record, said, views))
+    files.write_text(out / PAGE, _render(record, said, figures, views["maps"].text()))
     return record
 
 
@@ -125,9 +123,8 @@ def _usual_sample(images: Images) -> str:
     return _SAMPLE if _SAMPLE in images.classes else images.classes[int(images.y[0])]
 
 
-def _render(record: dict[str, Any], said: dict[str, list[str]], views: dict[str, ViewResult]) -> str:
+def _render(record: dict[str, Any], said: dict[str, list[str]], figures: dict[str, str], maps: str) -> str:
     own = assets.own_script(_SCRIPTS)
-    figures = {name: "data:image/png;base64," + _png(view) for name, view in views.items()}
     return (
         templates()
         .get_template("autoencoder.html")
@@ -135,7 +132,7 @@ def _render(record: dict[str, Any], said: dict[str, list[str]], views: dict[str,
             record=record,
             said=said,
             figures=figures,
-            words={name: view.text() for name, view in views.items()},
+            maps=maps,
             parts=analysis.PARTS,
             most={
                 "code": max(each["mse"] for each in record["code"]),
@@ -148,5 +145,7 @@ def _render(record: dict[str, Any], said: dict[str, list[str]], views: dict[str,
     )
 
 
-def _png(view: ViewResult) -> str:
-    return base64.b64encode(draw(view.figure(), "png")).decode()
+def _png(paths: list[Path]) -> str:
+    """Return the picture among a view's files as text that a page can hold."""
+    (drawn,) = (path for path in paths if path.suffix == ".png")
+    return "data:image/png;base64," + base64.b64encode(drawn.read_bytes()).decode()

@@ -11,7 +11,7 @@ from faultlight.errors import InputError
 
 if TYPE_CHECKING:
     from faultlight.train.recipe import Recipe
-    from faultlight.train.run import TrainResult
+    from faultlight.train.result import TrainResult
 
 
 def train(
@@ -43,38 +43,46 @@ def train(
 ) -> None:
     """Train a network by a recipe, and say whether it reached its target."""
     from faultlight.text.recipe import is_text_recipe
+    from faultlight.train.launch import launched
     from faultlight.train.recipe import load_recipe, parse_settings
 
-    if is_text_recipe(recipe):
-        from faultlight.cli.text import train_text
+    with launched(device) as ranks:
+        if is_text_recipe(recipe):
+            from faultlight.cli.text import train_text
 
-        _refuse({"--epochs": epochs is not None, "--seeds": bool(seeds), "--keep-epochs": bool(keep_epochs)}, "text")
-        given = {"data": data, "seed": seed}
-        train_text(recipe, settings or [], given, device=device, out=out, resume=resume, json=json)
-        return
+            _refuse(
+                {"torchrun": ranks, "--epochs": epochs is not None, "--seeds": seeds, "--keep-epochs": keep_epochs},
+                "text",
+            )
+            given = {"data": data, "seed": seed}
+            train_text(recipe, settings or [], given, device=device, out=out, resume=resume, json=json)
+            return
 
-    flags: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed}
-    overrides = parse_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}
-    chosen = load_recipe(recipe, overrides)
-    kept = _epochs(keep_epochs)
-    folder = out or Path("runs") / chosen.name
-    if search:
-        _refuse({"--seeds": bool(seeds), "--keep-epochs": bool(kept)}, "--search")
-        _search(recipe, overrides, search, trials, folder, resume, device, json)
-        return
-    if seeds:
-        _refuse({"--seed": seed is not None, "--keep-epochs": bool(kept)}, "--seeds")
-        _several(chosen, seeds, folder, resume, device, json)
-        return
+        flags: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed}
+        overrides = parse_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}
+        chosen = load_recipe(recipe, overrides)
+        kept = _epochs(keep_epochs)
+        folder = out or Path("runs") / chosen.name
+        if search:
+            _refuse({"torchrun": ranks, "--seeds": seeds, "--keep-epochs": kept}, "--search")
+            _search(recipe, overrides, search, trials, folder, resume, device, json)
+            return
+        if seeds:
+            _refuse({"torchrun": ranks, "--seed": seed is not None, "--keep-epochs": kept}, "--seeds")
+            _several(chosen, seeds, folder, resume, device, json)
+            return
 
-    # The recipe is checked first: a typo is answered before PyTorch has been loaded.
-    from faultlight.train import run
+        # The recipe is checked first: a typo is answered before PyTorch has been loaded.
+        from faultlight.train.ranks import ALONE
+        from faultlight.train.run import train
 
-    result = run.train(chosen, out=folder, resume=resume, device=device, quiet=json, keep_epochs=kept)
-    typer.echo(_as_json(result) if json else _as_text(result))
+        among = ranks or ALONE
+        result = train(chosen, out=folder, resume=resume, device=device, quiet=json, keep_epochs=kept, ranks=among)
+        if among.first:
+            typer.echo(_as_json(result) if json else _as_text(result))
 
 
-def _refuse(given: dict[str, bool], beside: str) -> None:
+def _refuse(given: dict[str, Any], beside: str) -> None:
     for name, is_given in given.items():
         if is_given:
             raise InputError(f"{name} cannot be given beside {beside}; leave one of them out.")

@@ -13,7 +13,7 @@ _HOMES = {
     "Recipe": "recipe",
     "load_recipe": "recipe",
     "Splits": "memory",
-    "TrainResult": "run",
+    "TrainResult": "result",
     "train": "run",
 }
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from faultlight import rng
+from faultlight.train.ranks import WHOLE, Share
 from faultlight.train.recipe import Augment
 
 Pixels = Float32[Tensor, "n c h w"]
 
 
-def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int) -> Pixels:
+def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int, share: Share = WHOLE) -> Pixels:
     """Return the batch changed at random: rotated, then mirrored, then shifted, each image by its own draw.
 
     Args:
@@ -24,18 +25,19 @@ def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int) -> Pixel
         seed: of the run.
         epoch: from 0.
         step: within the epoch, from 0. Equal (seed, epoch, step) give equal changes on every device.
+        share: which rows of the batch these are, where several processes share it; a row's change is the same.
     """
     # Drawn on the CPU, so that a GPU sees the same changes.
     generator = torch.Generator().manual_seed(rng.key(seed, "augment", epoch, step) >> 1)
-    count = len(x)
+    count = len(x) if share.ranks.alone else share.rows
     if spec.rotate:
         degrees = (torch.rand(count, generator=generator) * 2 - 1) * spec.rotate
-        x = rotate(x, degrees.to(x.device))
+        x = rotate(x, share.own(degrees).to(x.device))
     if spec.flip:
-        x = flip(x, (torch.rand(count, generator=generator) < 0.5).to(x.device))
+        x = flip(x, share.own(torch.rand(count, generator=generator) < 0.5).to(x.device))
     if spec.shift:
         moves = torch.randint(-spec.shift, spec.shift + 1, (count, 2), generator=generator)
-        x = shift(x, moves.to(x.device), spec.shift)
+        x = shift(x, share.own(moves).to(x.device), spec.shift)
     return x
 
 

@@ -22,8 +22,8 @@ HISTORY = "records/history.json"
 EPOCHS = "epochs"
 SCHEMA = 1
 _MARKS = (ASKED, "model.json", "model.safetensors", "ledger.sqlite", "records", "arrays", CHECKPOINT)
-# The number of threads is taken over from the folder, not compared.
-_NOT_COMPARED = ("numerics.threads",)
+# The number of threads is taken over from the folder, and any number of processes may go on with a run.
+_NOT_COMPARED = ("numerics.threads", "numerics.processes")
 
 
 def asked(

@@ -24,8 +24,10 @@ from faultlight.train.interrupt import Interrupt, held_interrupt
 from faultlight.train.memory import Resident, shuffle
 from faultlight.train.numerics import Numerics
 from faultlight.train.objectives import Batch, Context, Objective, Teacher, remedy, replays
+from faultlight.train.ranks import ALONE, Ranks
 from faultlight.train.recipe import Recipe
 from faultlight.train.schedule import learning_rate
+from faultlight.train.shared_layers import as_one_batch
 from faultlight.train.state import Best, State, go_back, merit, remember
 
 # Writing the state costs a few hundredths of a second for a small network and a second for a large one.
@@ -47,6 +49,7 @@ class Plan:
         keep: called with the state at the end of each epoch, every half minute within one, and on Ctrl-C.
         quiet: show no progress.
         teacher: the network that the objective learns from, if any.
+        ranks: the processes that share each batch.
     """
 
     recipe: Recipe
@@ -57,6 +60,7 @@ class Plan:
     keep: Callable[[State], None]
     quiet: bool = False
     teacher: Teacher | None = None
+    ranks: Ranks = ALONE
 
     @property
     def steps(self) -> int:
@@ -111,7 +115,7 @@ def fit(plan: Plan, state: State) -> None:
             _epoch(plan, state, interrupt, progress, clock)
             _finish_epoch(plan, state, progress, clock)
             plan.keep(state)
-            if interrupt.asked:
+            if any(plan.ranks.any(interrupt.asked)):
                 raise KeyboardInterrupt
         _look_back(plan, state, progress)
 
@@ -135,11 +139,12 @@ def _epoch(plan: Plan, state: State, interrupt: Interrupt, progress: Progress, c
     while state.step < plan.steps:
         _step(plan, state, order)
         state.seconds += clock.tick()
-        if interrupt.asked or clock.is_due():
+        leaving, due = plan.ranks.any(interrupt.asked, clock.is_due())
+        if leaving or due:
             _check_finite(plan, state)
             plan.keep(state)
             clock.kept = clock.last
-        if interrupt.asked:
+        if leaving:
             raise KeyboardInterrupt
         if state.step % _CHECK_EVERY_STEPS == 0 or state.step == plan.steps:
             _check_finite(plan, state)
@@ -150,17 +155,22 @@ def _step(plan: Plan, state: State, order: Tensor) -> None:
     recipe = plan.recipe
     turn = state.step // replays(plan.objective)
     rows = order[turn * recipe.batch : (turn + 1) * recipe.batch]
+    share = plan.ranks.share(len(rows))
+    rows = share.own(rows)
     x, y = plan.train.take(rows)
-    x = plan.numerics.lay(augment(x, recipe.augment, recipe.seed, state.epoch, turn))
+    x = plan.numerics.lay(augment(x, recipe.augment, recipe.seed, state.epoch, turn, share))
     # Layers that draw at random, such as dropout, do so from the global generator.
     plan.numerics.seed(rng.key(recipe.seed, "network", state.epoch, state.step) >> 1)
-    place = Context(recipe, state.epoch, state.step, plan.steps, state.memory, plan.teacher)
+    memory = {name: share.own(value) for name, value in state.memory.items()}
+    place = Context(recipe, state.epoch, state.step, plan.steps, memory, plan.teacher, share)
     objective = (plan.remedy if state.acted("switch") else None) or plan.objective
-    with plan.numerics.autocast():
+    with plan.numerics.autocast(), as_one_batch(share):
         loss, metrics = objective(state.model, Batch(x, y, rows.to(y.device)), place)
-    loss.backward()  # type: ignore[no-untyped-call]
+    share.weigh(loss).backward()  # type: ignore[no-untyped-call]
+    metrics = share.sum_gradients(list(state.model.parameters()), {"train_loss": loss, **metrics})
+    state.memory = {name: share.whole(value) for name, value in memory.items()}
     _descend(plan, state)
-    for name, value in {"train_loss": loss, **metrics}.items():
+    for name, value in metrics.items():
         state.sums[name] = state.sums.get(name, 0.0) + value.detach().double()
     state.step += 1
 
@@ -191,7 +201,8 @@ def _finish_epoch(plan: Plan, state: State, progress: Progress, clock: _Clock) -
     if plan.recipe.swa:
         _gather(plan, state)
     means = {name: float(value) / plan.steps for name, value in state.sums.items()}
-    figures = _judge(plan, state)
+    # Decided by the first process for all, lest another's last bits lead it elsewhere.
+    figures = plan.ranks.told(_judge(plan, state) if plan.ranks.first else {})
     if not all(map(math.isfinite, figures.values())):
         raise _diverged(plan, state)
     record = {"epoch": state.epoch + 1, **means, **figures, "lr": state.optimiser.param_groups[0]["lr"]}

@@ -19,7 +19,7 @@ class Numerics:
     """What was decided.
 
     Args:
-        device: "cpu", "cuda" or "cuda:1".
+        device: "cpu", "cuda" or "cuda:1"; of several processes, the own one.
         bf16: whether convolutions and products run in bfloat16; weights, loss and optimiser stay float32.
         channels_last: whether images lie in memory pixel by pixel instead of channel by channel.
     """

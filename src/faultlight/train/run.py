@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import torch as safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from faultlight import files, stamp
 from faultlight.data.images import Images
@@ -28,42 +29,11 @@ from faultlight.train.measure import withstood
 from faultlight.train.memory import Splits, check_splits, load_splits, reside
 from faultlight.train.numerics import Numerics, decide, steady
 from faultlight.train.objectives import Objective, build, teacher
-from faultlight.train.recipe import Recipe
-from faultlight.train.state import CHECKPOINT, State, restore, save, start
+from faultlight.train.ranks import ALONE, Ranks
+from faultlight.train.recipe import Recipe, flatten
+from faultlight.train.result import TrainResult, record_of, result_of
+from faultlight.train.state import CHECKPOINT, State, restore, save, share, start
 from faultlight.train.tested import look, write_tested
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training run came to.
-
-    Args:
-        folder: where the records and the weights are.
-        test_accuracy: share of the test images classified correctly, in float32.
-        test_count: how many test images there are.
-        best_epoch: the epoch, from 1, whose weights were kept.
-        validation_accuracy: of that epoch.
-        seconds: spent on training, over all resumptions.
-        target: the figure the recipe has to reach, or None.
-        met: whether every target was reached; None without one.
-        robust_accuracy: share of the first test images that withstood what the robust target asks, if there is one.
-        robust_target: the figure the recipe has to reach there, or None.
-    """
-
-    folder: Path
-    test_accuracy: float
-    test_count: int
-    best_epoch: int
-    validation_accuracy: float
-    seconds: float
-    target: float | None
-    met: bool | None
-    robust_accuracy: float | None = None
-    robust_target: float | None = None
-
-    def subject(self) -> Subject:
-        """Return the trained network, ready to be tested."""
-        return load_model(str(self.folder))
 
 
 def train(
@@ -75,6 +45,7 @@ def train(
     device: str = "cpu",
     quiet: bool = False,
     keep_epochs: Collection[int] = (),
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Train a network of the zoo by a recipe, and write the run's folder.
 
@@ -83,10 +54,11 @@ def train(
         out: the folder; it gets run.toml, stamp.json, model.json, model.safetensors, records and arrays.
         data: the three splits; None loads those of `recipe.data`.
         resume: go on with the run in the folder, from its last checkpoint; where there is none, begin.
-        device: "cpu", "cuda" or "cuda:1".
+        device: "cpu", "cuda" or "cuda:1"; of several processes "cpu" or "cuda".
         quiet: show no progress.
         keep_epochs: epochs after which the weights are kept as epochs/epoch-N.safetensors, 0 for the initial ones; it
             changes nothing of what is computed.
+        ranks: the processes that share each batch, all of which call this; the first one alone writes.
 
     Returns:
         The figures; the test images were looked at once, after the checkpoint had been chosen on the validation images.
@@ -97,23 +69,28 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed; the state is kept and `resume` goes on from it.
     """
     out = Path(out)
-    numerics = decide(recipe, device)
-    with lock(out):
-        place.check_free(out, resume)
-        place.clear_leftovers(out)
+    numerics = decide(recipe, ranks.device(device))
+    with lock(out) if ranks.first else nullcontext():
+        if ranks.first:
+            place.check_free(out, resume)
+            place.clear_leftovers(out)
         began = time.monotonic()
-        splits = check_splits(data) if data else load_splits(recipe.data, recipe.split_seed)
+        with ranks.after_the_first():
+            splits = check_splits(data) if data else load_splits(recipe.data, recipe.split_seed)
         # Built before anything is written, so that a misspelt name leaves no folder that looks like a run.
         family, objective = _family(recipe, splits.train), build(recipe)
-        tutor = _tutor(objective, splits.train, device)
+        tutor = _tutor(objective, splits.train, numerics.device)
         state = start(numerics.place(_untrained(family, recipe, splits.train)), recipe)
         models = {"teacher": tutor.fingerprint()} if tutor else {}
-        now = place.asked(recipe, numerics, splits.fingerprints(), torch.get_num_threads(), models)
-        content = _agree(out, now)
-        if (out / place.RECORD).exists() and not (out / CHECKPOINT).exists():
-            return _result(out, files.read_json(out / place.RECORD))
-        task = _Task(recipe, out, splits, numerics, family, content, quiet, frozenset(keep_epochs), objective, tutor)
-        with steady(content["numerics"]["threads"]):
+        asked = _asked(recipe, numerics, splits, models, ranks)
+        content = ranks.told(_agree(out, asked) if ranks.first else {})
+        record = ranks.told(_finished(out) if ranks.first else None)
+        if record:
+            return result_of(out, record)
+        kept = frozenset(keep_epochs)
+        shown = not quiet and ranks.first
+        task = _Task(recipe, out, splits, numerics, family, content, not shown, kept, objective, tutor, ranks)
+        with steady(_threads(content["numerics"], asked["numerics"])):
             return _train(task, state, time.monotonic() - began)
 
 
@@ -129,6 +106,43 @@ class _Task:
     keep_epochs: frozenset[int]
     objective: Objective
     tutor: Subject | None
+    ranks: Ranks
+
+
+def _asked(
+    recipe: Recipe, numerics: Numerics, splits: Splits, models: Mapping[str, str], ranks: Ranks
+) -> dict[str, Any]:
+    """Return what run.toml holds.
+
+    Raises:
+        InputError: the processes have not all been given the same.
+    """
+    # Each process has another GPU, but the run has them all.
+    kind = numerics if ranks.alone else replace(numerics, device=numerics.device.partition(":")[0])
+    now = place.asked(recipe, kind, splits.fingerprints(), torch.get_num_threads(), models)
+    if not ranks.alone:
+        now["numerics"]["processes"] = ranks.count
+    due, found = flatten(ranks.told(now)), flatten(now)
+    keys = [key for key in {**due, **found} if due.get(key) != found.get(key)]
+    if keys:
+        raise InputError(
+            f"process {ranks.rank} differs from process 0 in {', '.join(keys)}; give all of them the same "
+            f"recipe, data, kind of machine and OMP_NUM_THREADS."
+        )
+    return now
+
+
+def _threads(before: Mapping[str, Any], now: Mapping[str, Any]) -> int:
+    """Return those that the run began with, if as many processes share the machine now as then."""
+    same = before.get("processes") == now.get("processes")
+    return int((before if same else now)["threads"])
+
+
+def _finished(out: Path) -> dict[str, Any] | None:
+    if (out / CHECKPOINT).exists() or not (out / place.RECORD).exists():
+        return None
+    record: dict[str, Any] = files.read_json(out / place.RECORD)
+    return record
 
 
 def _agree(out: Path, now: dict[str, Any]) -> dict[str, Any]:
@@ -141,14 +155,23 @@ def _agree(out: Path, now: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(task: _Task, state: State, loading: float) -> TrainResult:
-    restore(state, task.out)
+    if task.ranks.first:
+        restore(state, task.out)
+    share(state, task.ranks)
     _keep_epoch(task, state)
     fit(_plan(task), state)
+    # The others wait here while the first one tests.
+    return result_of(task.out, task.ranks.told(_end(task, state, loading) if task.ranks.first else {}))
+
+
+def _end(task: _Task, state: State, loading: float) -> dict[str, Any]:
+    """Write what the run ends with, and return its record."""
     began = time.monotonic()
     module = _chosen(task.family, state)
     subject = Subject(module, len(task.splits.test.classes), device=task.numerics.device)
     tested = look(subject, task.splits.test)
-    record = _record(task.recipe, state, tested.confusion, _robustness(subject, task))
+    record = record_of(task.recipe, state, tested.confusion, _robustness(subject, task))
+    record |= {} if task.ranks.alone else {"processes": task.ranks.count}
     save_model(task.out, task.recipe.model, task.family, module)
     write_tested(task.out, tested, subject, task.splits.test, len(task.splits.validation))
     files.write_json(task.out / place.RECORD, record)
@@ -156,7 +179,7 @@ def _train(task: _Task, state: State, loading: float) -> TrainResult:
     (task.out / place.HISTORY).unlink(missing_ok=True)
     # Last, because a run without a checkpoint but with a record is a finished one.
     (task.out / CHECKPOINT).unlink()
-    return _result(task.out, record)
+    return record
 
 
 def _plan(task: _Task) -> Plan:
@@ -170,10 +193,13 @@ def _plan(task: _Task) -> Plan:
         keep=partial(_keep, task),
         quiet=task.quiet,
         teacher=task.tutor,
+        ranks=task.ranks,
     )
 
 
 def _keep(task: _Task, state: State) -> None:
+    if not task.ranks.first:
+        return
     _keep_epoch(task, state)
     save(state, task.out)
     if state.step == 0:
@@ -183,7 +209,7 @@ def _keep(task: _Task, state: State) -> None:
 
 def _keep_epoch(task: _Task, state: State) -> None:
     """Write the weights of an epoch that has just ended, or of the start, where they are to be kept."""
-    if state.step == 0 and state.epoch in task.keep_epochs:
+    if task.ranks.first and state.step == 0 and state.epoch in task.keep_epochs:
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.judged.state_dict().items()}
         files.write_bytes(task.out / place.EPOCHS / f"epoch-{state.epoch:04}.safetensors", safetensors.save(weights))
 
@@ -231,51 +257,11 @@ def _robustness(subject: Subject, task: _Task) -> dict[str, Any] | None:
     return {**target.model_dump(), "accuracy": int(stood.sum()) / len(stood), "count": len(stood)}
 
 
-def _record(recipe: Recipe, state: State, confusion: Tensor, robustness: dict[str, Any] | None) -> dict[str, Any]:
-    assert state.best is not None, "no epoch was finished"
-    accuracy = int(confusion.diagonal().sum()) / int(confusion.sum())
-    return {
-        "schema": place.SCHEMA,
-        "recipe": recipe.name,
-        "epochs": state.history,
-        "guards": state.guards,
-        "best_epoch": state.best.epoch,
-        "validation_accuracy": state.best.accuracy,
-        "seconds": round(sum(part["seconds"] for part in [*state.history, *state.guards]), 3),
-        "test_accuracy": accuracy,
-        "test_count": int(confusion.sum()),
-        "target": recipe.target.model_dump() if recipe.target else None,
-        "robust_target": robustness,
-        "met": _met(recipe, accuracy, robustness),
-        "confusion": confusion.tolist(),
-    }
-
-
-def _met(recipe: Recipe, accuracy: float, robustness: Mapping[str, Any] | None) -> bool | None:
-    reached = [accuracy >= recipe.target.at_least] if recipe.target else []
-    reached += [robustness["accuracy"] >= robustness["at_least"]] if robustness else []
-    return all(reached) if reached else None
-
-
 def _stamp(task: _Task, timings: dict[str, float]) -> None:
     hashes = {f"data/{name}": value for name, value in task.asked["data"].items()}
     hashes |= task.asked["models"]
     hashes["model"] = files.read_json(task.out / MODEL)["weights_sha256"]
     rounded = {name: round(seconds, 3) for name, seconds in timings.items()}
     record = stamp.collect(seed=task.recipe.seed, device=task.numerics.device, hashes=hashes, timings=rounded)
+    record |= {} if task.ranks.alone else {"processes": task.ranks.count}
     files.write_json(task.out / "stamp.json", record)
-
-
-def _result(out: Path, record: Mapping[str, Any]) -> TrainResult:
-    target = record["target"]["at_least"] if record["target"] else None
-    figures = {name: record[name] for name in ("test_accuracy", "test_count", "best_epoch", "validation_accuracy")}
-    robust = record.get("robust_target") or {"accuracy": None, "at_least": None}
-    return TrainResult(
-        out,
-        **figures,
-        seconds=record["seconds"],
-        target=target,
-        met=record["met"],
-        robust_accuracy=robust["accuracy"],
-        robust_target=robust["at_least"],
-    )

@@ -9,7 +9,8 @@ from faultlight.errors import InputError
 from faultlight.train import folder as place
 from faultlight.train.memory import load_splits
 from faultlight.train.recipe import Recipe
-from faultlight.train.run import TrainResult, train
+from faultlight.train.result import TrainResult
+from faultlight.train.run import train
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from faultlight import files
 from faultlight.errors import InputError
+from faultlight.train.ranks import Ranks
 from faultlight.train.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"
@@ -117,6 +118,17 @@ def go_back(state: State) -> None:
 
 def save(state: State, folder: Path) -> None:
     """Keep the state in the folder's checkpoint; a kill while this writes leaves the older one whole."""
+    files.write_bytes(folder / CHECKPOINT, _packed(state))
+
+
+def share(state: State, ranks: Ranks) -> None:
+    """Bring every process's fresh state to where the first one's stands."""
+    content = ranks.told(_packed(state) if ranks.first and not ranks.alone else b"")
+    if not ranks.first:
+        _fill(state, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+
+
+def _packed(state: State) -> bytes:
     content = {
         "schema": SCHEMA,
         **_moving(state),
@@ -126,7 +138,7 @@ def save(state: State, folder: Path) -> None:
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    files.write_bytes(folder / CHECKPOINT, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def restore(state: State, folder: Path) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from faultlight import rng
 from faultlight.catalogue import lookup
 from faultlight.errors import InputError
+from faultlight.train.ranks import WHOLE, Share
 from faultlight.train.recipe import OBJECTIVES, Recipe
 
 # Pixels to logits.
@@ -31,7 +32,7 @@ Teacher = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of one step, augmented, their labels, and which images they are."""
+    """The images of one step, augmented, their labels, and which images they are; of several processes, one's own."""
 
     x: Float32[Tensor, "n c h w"]
     y: Int64[Tensor, " n"]
@@ -47,8 +48,9 @@ class Context:
         epoch: from 0.
         step: within the epoch, from 0.
         steps: an epoch.
-        memory: tensors that an objective keeps from step to step; part of the run's state.
+        memory: tensors that an objective keeps from step to step, a row a place in the batch; part of the run's state.
         teacher: pixels to logits of the network to learn from, where the objective names one.
+        share: which part of the batch this process has; a loss that is a mean over rows need not mind.
     """
 
     recipe: Recipe
@@ -57,6 +59,7 @@ class Context:
     steps: int = 1
     memory: dict[str, Tensor] = field(default_factory=dict)
     teacher: Teacher | None = None
+    share: Share = WHOLE
 
     @property
     def progress(self) -> float:

@@ -63,7 +63,7 @@ class AWP:
         chosen = {name: value for name, value in model.named_parameters() if value.ndim > 1 and value.requires_grad}
         buffers = {name: value.clone() for name, value in model.named_buffers()}
         loss, _ = self._trades().loss(_Placed(model, buffers), batch, points, context)
-        gradients = torch.autograd.grad(loss, list(chosen.values()))
+        gradients = context.share.total(torch.autograd.grad(context.share.weigh(loss), list(chosen.values())))
         return {
             name: weight + perturbation(weight.detach(), gradient, self.gamma)
             for (name, weight), gradient in zip(chosen.items(), gradients, strict=True)

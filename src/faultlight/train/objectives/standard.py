@@ -43,10 +43,11 @@ class Standard:
         if not self.mixup and not self.cutmix:
             return cross_entropy(logits(model, batch.x), batch.y, context), {}
         draw = np.random.default_rng(context.key("mixing"))
-        partner = torch.from_numpy(draw.permutation(len(batch.y))).to(batch.y.device)
-        x, share = self._mix(batch.x, batch.x[partner], draw)
+        every_x, every_y = context.share.whole(batch.x), context.share.whole(batch.y)
+        partner = context.share.own(torch.from_numpy(draw.permutation(len(every_y))).to(every_y.device))
+        x, share = self._mix(batch.x, every_x[partner], draw)
         out = logits(model, x)
-        first, second = (cross_entropy(out, y, context) for y in (batch.y, batch.y[partner]))
+        first, second = (cross_entropy(out, y, context) for y in (batch.y, every_y[partner]))
         return share * first + (1 - share) * second, {}
 
     def _mix(self, x: Tensor, other: Tensor, draw: np.random.Generator) -> tuple[Tensor, float]:

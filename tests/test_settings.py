@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 import faultlight
 from faultlight.attacks.pgd import PGD
 from faultlight.catalogue import catalogue, lookup
 from faultlight.errors import InputError
-from faultlight.settings import build, listing, parse
+from faultlight.settings import build, check_settings, listing, parse
 
 NEEDY = '''
 from dataclasses import dataclass
@@ -126,10 +128,57 @@ def test_a_setting_without_a_default_is_asked_for() -> None:
     assert (chosen.size, chosen.name, chosen.loud) == (3, None, True)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Settings of every kind."""
+
+    steps: int = 3
+    rate: float = 0.5
+    rule: Literal["guided", "gradient"] = "guided"
+    layer: str | None = None
+    loud: bool = False
+    folder: str | Path = "here"
+    sides: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"steps": "a"}, "steps cannot be 'a'; it must be a whole number."),
+        ({"steps": 2.5}, "steps cannot be 2.5; it must be a whole number."),
+        ({"steps": True}, "steps cannot be True; it must be a whole number."),
+        ({"steps": 0}, "steps must be at least 1, not 0."),
+        ({"rate": float("nan")}, "rate cannot be nan; it must be a finite number."),
+        ({"rate": None}, "rate cannot be None; it must be a finite number."),
+        ({"rule": "guide"}, "rule cannot be 'guide'; did you mean 'guided'? known: gradient, guided."),
+        ({"layer": 3}, "layer cannot be 3; it must be text or none."),
+        ({"loud": "yes"}, "loud cannot be 'yes'; it must be true or false."),
+        ({"folder": 1}, "folder cannot be 1; it must be text or a path."),
+    ],
+)
+def test_settings_of_another_kind_are_refused_in_a_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_settings(Chosen(**settings), steps=1)
+    assert str(caught.value) == sentence
+
+
+def test_settings_of_their_kind_pass() -> None:
+    check_settings(Chosen(), steps=1)
+    check_settings(Chosen(np.int64(4), 1, "gradient", "conv1", True, Path("there"), (1, 2)), steps=1)  # type: ignore[arg-type]
+    check_settings(Chosen(rate=np.float32(0.25)))  # type: ignore[arg-type]
+
+
+def test_an_example_fits_the_setting() -> None:
+    with pytest.raises(InputError, match="write it like checkpoints=path/to/folder"):
+        build(lookup("views", "evolution"), [], "view")
+    with pytest.raises(InputError, match="write it like loss=cross-entropy"):
+        pgd("loss")
+
+
 def test_the_listing_names_each_entry_and_its_settings() -> None:
     assert listing("gadgets").splitlines() == [
         "needy: Cannot do without its size.",
-        "    --set size=, name, loud=False, sides",
+        "    --set size (required), name, loud=False, sides",
     ]
     lines = listing("attacks").splitlines()
     assert "    --set loss='cross-entropy'" in lines

@@ -124,16 +124,54 @@ class Twice(nn.Module):
         return torch.cat([total, 0.5 + 0 * total, 0 * total], 1)
 
 
-def test_every_call_of_a_module_is_replaced() -> None:
+def test_each_call_of_a_module_is_replaced_by_itself() -> None:
     x = torch.zeros(1, 2, 6, 6)
     x[0, 0, 0, 0] = 1
     images = Images(x + 0.4, torch.tensor([0]), torch.arange(1), ("a", "b", "c"))
     images.x.clamp_(max=1)
-    arrays = Ablation(by="identity")(Subject(Twice().eval(), 3), images).arrays
-    total = float((images.x - 0.5).sum())
-    assert arrays["probability"][0] == pytest.approx(softmax(total, 0.5, 0)[0], rel=1e-5)
+    result = Ablation(by="identity")(Subject(Twice().eval(), 3), images)
+    assert result.facts["replaced"] == ["relu", "relu#2"]
+    # Without the first call nothing changes, for pixels are not negative; without the second the sum has all of them.
+    clipped, total = float((images.x - 0.5).relu().sum()), float((images.x - 0.5).sum())
+    np.testing.assert_allclose(
+        result.arrays["probability"], [softmax(clipped, 0.5, 0)[0], softmax(total, 0.5, 0)[0]], rtol=1e-5
+    )
     with pytest.raises(InputError, match="never calls the layer 'unused'"):
         Ablation(layer="unused")(Subject(Twice().eval(), 3), images)
+
+
+class Shared(nn.Module):
+    """One ReLU and one pool, each called twice, on maps of different widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+        self.relu, self.pool, self.head = nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, silent: int = -1) -> Tensor:
+        x = self.pool(self.relu(self.conv1(x)))
+        x = self.relu(self.conv2(x))
+        x[:, silent if silent >= 0 else 6 :][:, :1] = 0
+        logits: Tensor = self.head(self.pool(x).sum((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("rows", [128, 7])
+def test_a_module_shared_by_maps_of_different_widths(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "ROWS_AT_ONCE", rows)
+    torch.manual_seed(0)
+    net, images = Shared().eval(), random_images()
+    calls = ["conv1", "relu", "pool", "conv2", "relu#2", "pool#2", "head"]
+    for by in ("zero", "mean"):
+        assert Ablation(by=by)(Subject(net, 3), images).facts["replaced"] == calls
+    assert len(Ablation(layer="relu")(Subject(net, 3), images).arrays["accuracy"]) == 4
+    second = Ablation(layer="relu#2")(Subject(net, 3), images)
+    assert second.facts["replaced"] == [f"relu#2[{c}]" for c in range(6)]
+    with torch.no_grad():
+        expected = [net(images.x, c).softmax(1).gather(1, images.y[:, None]).mean() for c in range(6)]
+    np.testing.assert_allclose(second.arrays["probability"], expected, rtol=1e-5)
+    with pytest.raises(InputError, match=r"never calls the layer 'relu#3'.*; did you mean 'relu.*known: relu, relu#2"):
+        Ablation(layer="relu#3")(Subject(net, 3), images)
 
 
 def test_hooks_are_removed_also_after_an_error() -> None:
@@ -141,7 +179,7 @@ def test_hooks_are_removed_also_after_an_error() -> None:
     Ablation()(subject, random_images())
     with pytest.raises(InputError, match="has no layer 'nope'"):
         Ablation(layer="nope")(subject, random_images())
-    assert not any(module._forward_hooks for module in subject.module.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in subject.module.modules())
 
 
 def test_a_class_without_images_is_nan_and_said() -> None:

@@ -165,8 +165,9 @@ def test_jitter_is_repeatable_and_blind_to_where_a_net_looks() -> None:
         ({"layer": "0", "channel": 2}, "channel 2 is no channel of '0'; choose one of 0 … 1"),
         ({"channel": 1}, "channel 1 needs a layer"),
         ({"target": 1, "layer": "0"}, "choose one of them"),
-        ({"steps": 0}, "steps ≥ 1"),
-        ({"l2": -1.0}, "l2, total_variation, jitter and deviation ≥ 0"),
+        ({"steps": 0}, "^steps must be at least 1, not 0.$"),
+        ({"l2": -1.0}, "^l2 must be at least 0, not -1.$"),
+        ({"rate": 0.0}, "^rate must be above 0, not 0.$"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], words: str) -> None:
@@ -183,7 +184,10 @@ class Root(nn.Module):
 
 
 def test_nan_is_named() -> None:
-    with pytest.raises(InputError, match="activations under maximisation hold NaN or infinity on"):
+    named = (
+        r"gives NaN or infinity while 3 of 3 classes are driven \(a, b, c\); repair the model, or choose another start"
+    )
+    with pytest.raises(InputError, match=named):
         ActivationMaximisation(start="grey", steps=2)(Subject(Root().eval(), 3), some_images())
 
 

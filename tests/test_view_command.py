@@ -13,6 +13,8 @@ import pytest
 from faultlight.catalogue import catalogue, lookup
 from faultlight.cli import main
 from faultlight.errors import InputError
+from faultlight.models import zoo
+from faultlight.models.saved import save_model
 from faultlight.settings import build
 from faultlight.views.occlusion import Occlusion
 
@@ -71,6 +73,8 @@ def test_a_table_is_printed_and_written_only_on_request(tmp_path: Path, capsys: 
             "the setting patch=big cannot be used: input should be a valid",
         ),
         (["--view", "occlusion", "--set", "patch=9"], "a patch of 9 pixels is larger than the image of 8 × 8"),
+        (["--view", "evolution"], "needs the setting 'checkpoints'; write it like checkpoints=path/to/folder"),
+        (["--view", "projection", "--layer", "conv1#3"], "did you mean 'conv1'? known: conv1"),
         (["--view", "saliency", "--layer", "conv1"], "the view 'saliency' has no setting 'layer'"),
         (["--view", "occlusion", "--layer", "conv1", "--set", "layer=conv2"], "'layer' is given twice"),
     ],
@@ -81,6 +85,42 @@ def test_mistakes_are_one_sentence_and_write_nothing(
     assert view(*words) == 2
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_shown_on_the_data_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    family = zoo.family("mnist-cnn")
+    save_model(tmp_path / "run", "mnist-cnn", family, zoo.build_family(family, 0))
+    (tmp_path / "run" / "run.toml").write_text('[recipe]\ndata = "pixels.npz"\n')
+    pixels = np.zeros((3, 1, 28, 28), np.float32)
+    np.savez(tmp_path / "pixels.npz", x=pixels, y=np.arange(3), classes=[str(label) for label in range(10)])
+    assert main(["view", "run", "--view", "activations", "--layer", "conv1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["arrays"]["conv1"][0] == 3
+    assert main(["view", "run", "--view", "layers", "--data", "digits"]) == 2
+
+
+PROGRAM = """
+import faultlight as fl
+from faultlight.catalogue import catalogue
+from faultlight.errors import InputError
+
+for entry in catalogue("views").values():
+    needed = {field.name: "here" for field in entry.fields if not field.default}
+    for field in entry.fields:
+        try:
+            getattr(fl.views, entry.class_name)(**{**needed, field.name: object()})
+        except InputError as error:
+            assert str(error).startswith(f"{field.name} cannot be <object"), error
+        else:
+            print(entry.name, field.name)
+"""
+
+
+def test_every_view_refuses_settings_of_another_kind() -> None:
+    # In a process of its own, for here the types are checked before any setting is.
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["correspondence", "corners"]), done.stderr
 
 
 def test_settings_become_what_the_fields_say() -> None:
@@ -98,4 +138,5 @@ def test_the_help_page_lists_every_view_and_imports_no_torch() -> None:
     for entry in catalogue("views").values():
         assert f"{entry.name}: {entry.summary}" in done.stdout
     assert "--set patch, stride, fill=0.5, layer, channel" in done.stdout
+    assert "--set checkpoints (required), layer," in done.stdout
     assert done.stdout.splitlines()[-1] == "False"

@@ -31,6 +31,17 @@ def test_the_hand_computed_share_of_signs_that_differ() -> None:
     assert sign_distances(signs).tolist() == [0.5, 0.75, 1.0]
 
 
+def test_layers_that_nothing_changes_are_said() -> None:
+    zero = nn.Conv2d(1, 2, 3)
+    nn.init.zeros_(zero.weight)
+    silent = net(zero, nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    assert "No box in any image changes a feature of any layer" in Correspondence()(silent, some_images()).text()
+    mixed = net(nn.Conv2d(1, 2, 3), nn.Threshold(100, 0), nn.Flatten(), nn.Linear(72, 3))
+    assert "No box in any image changes a feature of 1, 2, 3:" in Correspondence()(mixed, some_images()).text()
+    alive = net(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    assert "No box" not in Correspondence()(alive, some_images()).text()
+
+
 def test_rounding_has_no_sign() -> None:
     before = torch.tensor([[2.0, 2.0, -1.0, 0.5]])
     after = before + torch.tensor([[1e-6, -1e-3, 1e-3, 0.0]])

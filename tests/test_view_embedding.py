@@ -304,6 +304,18 @@ def test_twins_have_paths_and_an_unchanged_one_has_none() -> None:
         Embedding(**SETTINGS)(subject, images, twins=twins[:3])
 
 
+@pytest.mark.parametrize("maker", ["openTSNE", "scikit-learn"])
+def test_how_twins_are_placed_is_said_where_it_is_no_way_of_the_maps_own(
+    maker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(maker, monkeypatch)
+    subject, images = Subject(toys.convolutional(3), 3), some_images()
+    said = "On the t-SNE map they lie at the weighted mean of their nearest images' places"
+    assert said not in Embedding(**SETTINGS)(subject, images).text()
+    placed = Embedding(**SETTINGS)(subject, images, twins=1 - images.x).text()
+    assert (said in placed) == (maker == "scikit-learn")
+
+
 def test_a_scatter_keeps_its_proportions_and_stays_inside() -> None:
     points = np.array([[0.0, 0.0], [10.0, 5.0], [np.nan, 1.0]])
     fitted, _ = Scatter("map", points, np.array([0, 1, 1]), ("a", "b")).fitted(2.0)
@@ -321,7 +333,10 @@ def test_features_that_never_vary_are_said_to() -> None:
         net[4].weight.zero_()
         net[4].bias.fill_(-1)
     result = Embedding(**SETTINGS)(Subject(net, 3), some_images())
-    assert "the features are the same for all images, so there is nothing to map" in result.text()
+    assert "The features are the same for all images; nothing to map." in result.text().splitlines()
+    assert not {"nan", "New points", "openTSNE", "-"} & {word.strip(",.") for word in result.text().split()}
+    assert all(result.arrays[name].min() >= 0 for name in ("mse", "cosine", "cross_entropy", "kl"))
+    assert [panel.title for panel in result.panels[:1]] == ["PCA, nothing to map"]
     assert np.isnan(result.arrays["trustworthiness"]).all()
     assert not result.arrays["tsne"].any()
     result.figure()

@@ -188,6 +188,10 @@ def test_the_true_contributions_beat_random_orders_and_noise_does_not() -> None:
     for name in ("deletion", "insertion", "random_deletion", "intensity_insertion"):
         assert result.arrays[name].shape == (6, 13)
     np.testing.assert_allclose(result.arrays["deletion_area"], area(result.arrays["deletion"]))
+    share = result.arrays["share"]
+    np.testing.assert_allclose(
+        result.arrays["insertion_area"], np.trapezoid(result.arrays["insertion"], share, axis=1), rtol=1e-5
+    )
     assert result.arrays["random_insertion_area"].shape == (6, 9)
     backwards = Faithfulness(method="integrated-gradients", target=1, absent="grey", points=12, steps=4)
     assert backwards(subject, images.take(images.y == 1)).facts["verdicts"]["deletion"]

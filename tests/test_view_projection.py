@@ -691,6 +691,12 @@ def test_a_function_of_the_users_own_is_refused_by_name() -> None:
         Projection(layer="end")(subject, some_images())
 
 
+def checked(view: Projection) -> Projection:
+    """The view, once its settings are checked; the tests check the types before that, so none can be made."""
+    view.__post_init__()
+    return view
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -712,7 +718,7 @@ def test_mistakes_are_one_sentence(settings: dict[str, Any], sentence: str) -> N
     for name, value in {**vars(Projection()), **settings}.items():
         object.__setattr__(view, name, value)
     with pytest.raises(InputError, match=sentence):
-        view(spelled("F.relu"), some_images())
+        checked(view)(spelled("F.relu"), some_images())
 
 
 class Dividing(nn.Module):

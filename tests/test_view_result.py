@@ -30,6 +30,18 @@ def a_result(**changes: Any) -> ViewResult:
     return dataclasses.replace(whole, **changes)
 
 
+def test_its_repr_is_names_and_shapes() -> None:
+    assert repr(a_result()) == "<view 'toy': values 2×2, file 1>"
+    assert repr(a_result(arrays={"accuracy": np.array(1.0)}, kind="study")) == "<study 'toy': accuracy scalar>"
+
+
+def test_a_notebook_shows_the_picture_and_the_words() -> None:
+    shown = a_result(words="class <b>")._repr_html_()
+    assert shown.startswith('<img alt="toy" src="data:image/png;base64,iVBOR')
+    assert shown.endswith("<pre>class &lt;b&gt;</pre>")
+    assert a_result(panels=())._repr_html_() == "<pre>Two panels.</pre>"
+
+
 def texts(figure: Figure, role: str) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts if text.get_label() == role]
 

@@ -22,7 +22,9 @@ def view(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
     name: Annotated[str, typer.Option("--view", metavar="NAME", help="What to look at; the list is above.")],
     layer: Annotated[str | None, typer.Option(help="One layer, by the name that `--view layers` prints.")] = None,
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a path.")] = "digits",
+    data: Annotated[
+        str | None, typer.Option(help="digits, mnist, cifar10, or a path.  [default: the run's own, or digits]")
+    ] = None,
     n: Annotated[int, typer.Option(min=1, help="How many images: the first N of the test split.")] = 4,
     weights: Annotated[Path | None, typer.Option(help="A file of weights for the model.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Allow MODEL to run its own Python code.")] = False,
@@ -58,11 +60,19 @@ def record(result: ViewResult, paths: list[Path]) -> dict[str, Any]:
     }
 
 
-def _look(chosen: Any, model: str, data: str, n: int, weights: Path | None, trust: bool) -> ViewResult:
+def _own_data(run: Path) -> str:
+    """Return the data set that a run was trained on; digits where the model is no run."""
+    from faultlight.train.folder import read_asked
+
+    recipe = (read_asked(run) or {}).get("recipe") or {}
+    return str(recipe.get("data", "digits"))
+
+
+def _look(chosen: Any, model: str, data: str | None, n: int, weights: Path | None, trust: bool) -> ViewResult:
     from faultlight.data.load import load_data
     from faultlight.models.load import load_model
 
-    images = load_data(data, n=n)
+    images = load_data(data or _own_data(Path(model)), n=n)
     subject = load_model(model, weights=weights, classes=len(images.classes), shape=images.shape, trust=trust)
     result: ViewResult = chosen(subject, images)
     for note in subject.notes:

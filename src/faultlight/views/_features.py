@@ -98,7 +98,9 @@ def distances(values: Float32[ndarray, "n f"], label: Int[ndarray, " n"], classe
         itself = u + v - (a * b).sum(1)
         total[np.diag_indices(classes)] -= member.T @ itself
         pairs = np.outer(counts, counts) - np.diag(counts)
-        mean[measure] = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
+        found = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
+        # None is below 0 but by rounding.
+        mean[measure] = np.maximum(found, 0)
         own[measure] = float(itself.mean())
     return Distances(mean, own, counts.astype(np.int64))
 

@@ -13,12 +13,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from faultlight.data.images import Images
-from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.views._input import check_finite
 from faultlight.views._layout import layout_of
 from faultlight.views._project import Reached
-from faultlight.views.listening import listen, module_named, rows_at_once
+from faultlight.views.listening import listen, module_named, rows_at_once, uncalled
 
 # Below this, reading a map in channels-last channel by channel wastes most of a processor's vector.
 FEW_CHANNELS = 32
@@ -98,8 +97,10 @@ def _look(
 ) -> dict[str, Heard]:
     """Let one batch go by; where a map does not exceed the least value kept of its channel, no place is sought."""
     heard: dict[str, Heard] = {}
+    calls: list[str] = []
 
     def take(name: str, output: Tensor) -> None:
+        calls.append(name)
         if name not in layers or name in heard or output.ndim < 2 or len(output) != len(images):
             return
         heard[name] = _peaks_and_places(output, least.get(name))
@@ -110,7 +111,7 @@ def _look(
         listen(subject, images.x.to(subject.device).contiguous(memory_format=layout_of(subject)), modules, take)
     for layer in layers:
         if layer not in heard:
-            raise InputError(f"the forward pass never calls the layer {layer!r} for a tensor with one row an image.")
+            raise uncalled(layer, calls)
     for layer, one in heard.items():
         if not torch.isfinite(one.peak.sum()):
             check_finite(one.peak, images.ids, f"activations of the layer {layer!r}")

@@ -17,7 +17,7 @@ from faultlight.models.subject import Subject
 from faultlight.views._input import check_finite
 from faultlight.views._layout import layout_of
 from faultlight.views._rectify import Rectifying, Rule, opaque
-from faultlight.views.listening import listen, module_named, rows_at_once
+from faultlight.views.listening import listen, module_named, rows_at_once, uncalled
 
 Others = Literal["refuse", "gradient"]
 
@@ -74,8 +74,10 @@ def reach(subject: Subject, x: Tensor, layer: str) -> Tensor:
         InputError: there is no such layer, or the pass does not call it for a tensor with one row an image.
     """
     heard: list[Tensor] = []
+    calls: list[str] = []
 
     def take(name: str, output: Tensor) -> None:
+        calls.append(name)
         if name == layer and output.ndim > 1 and len(output) == len(x):
             heard.append(output)
             raise Reached
@@ -84,7 +86,7 @@ def reach(subject: Subject, x: Tensor, layer: str) -> Tensor:
         listen(subject, x, [module_named(subject, layer)], take)
     except Reached:
         return heard[0]
-    raise InputError(f"the forward pass never calls the layer {layer!r} for a tensor with one row an image.")
+    raise uncalled(layer, calls)
 
 
 def project(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import json
 import zipfile
@@ -105,6 +107,11 @@ class ViewResult:
     facts: dict[str, Any] = field(default_factory=dict)
     kind: Literal["view", "study"] = "view"
 
+    def __repr__(self) -> str:
+        """Return the name and the arrays' names and shapes; the numbers may be many."""
+        shapes = {name: "×".join(map(str, values.shape)) or "scalar" for name, values in self.arrays.items()}
+        return f"<{self.kind} {self.name!r}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}>"
+
     def text(self) -> str:
         """Return the summary in words, the control characters of a hostile class name spelled out."""
         return "\n".join(inert(line) for line in self.words.splitlines())
@@ -146,6 +153,13 @@ class ViewResult:
 
     def _repr_png_(self) -> bytes:
         return self._drawings("png")["png"]
+
+    def _repr_html_(self) -> str:
+        words = f"<pre>{html.escape(self.text())}</pre>"
+        if not self.panels:
+            return words
+        picture = base64.b64encode(self._repr_png_()).decode()
+        return f'<img alt="{html.escape(self.name)}" src="data:image/png;base64,{picture}">{words}'
 
 
 def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:

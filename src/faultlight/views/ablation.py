@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._chart import Chart, Curve
 from faultlight.views._input import check_finite, check_input, listing
 from faultlight.views._result import Panel, Scale, ViewResult
-from faultlight.views.listening import leaves_of, listen, module_named, modules_of, rows_at_once
+from faultlight.views.listening import leaves_of, listen, module_named, modules_of, rows_at_once, uncalled
 
 SHARE = Scale("unsigned", 0.0, 1.0)
 # What a module was given and put out → what it shall put out instead; None where the shapes do not allow it.
@@ -32,8 +33,9 @@ class Ablation:
     """The accuracy that is left when a layer, or each channel of one layer, is replaced.
 
     The output of the module is replaced by zeros, by each channel's mean over the images and places, or by the
-    module's own input where that has the same shape ("identity"), in every call of the module, while the rest of the
-    net stays. Nothing is trained again, as in the paper's removal of maps and unlike its removal of layers.
+    module's own input where that has the same shape ("identity"), while the rest of the net stays. A module that is
+    called again within a pass is replaced in one call at a time: "relu", "relu#2", …. Nothing is trained again, as in
+    the paper's removal of maps and unlike its removal of layers.
 
     Arrays, with k layers or channels: `accuracy` and `probability` (k,), the share of images that are classified right
     and the mean probability of the true class, NaN where the shapes do not allow it; `class_accuracy` (k, classes), NaN
@@ -41,7 +43,8 @@ class Ablation:
     (classes,), the images of each class.
 
     Args:
-        layer: replace each channel of this layer by itself; when left out, each layer as a whole.
+        layer: replace each channel of this layer, or of a later call of it ("relu#2"), by itself; when left out, each
+            layer as a whole.
         by: "zero", "mean" or "identity".
 
     Raises:
@@ -55,14 +58,16 @@ class Ablation:
     layer: str | None = None
     by: Literal["zero", "mean", "identity"] = "zero"
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return what is left of the accuracy on images."""
         check_input(subject, images)
-        means = _means(subject, images, self._modules(subject))
-        edits = self._edits(means)
+        edits = self._edits(_means(subject, images, self._modules(subject)))
         clean = _probabilities(subject, images)
         check_finite(clean, images.ids, "class probabilities")
-        left = [_ablated(subject, images, module, edit) for _, module, edit in edits]
+        left = [_ablated(subject, images, call, edit) for _, call, edit in edits]
         if all(one is None for one in left):
             raise InputError(f"no layer of {subject.name!r} puts out what it takes in; choose by=zero or by=mean.")
         names = [name for name, _, _ in edits]
@@ -75,14 +80,12 @@ class Ablation:
         return list(leaves_of(subject)) if self.layer is None else [module_named(subject, self.layer)]
 
     def _edits(self, means: dict[str, Tensor]) -> list[tuple[str, str, Edit]]:
-        """Return what is replaced: its name, the module, and how."""
-        if not means:
-            raise InputError(
-                f"the forward pass never calls the layer {self.layer!r} for a tensor; choose another layer."
-            )
+        """Return what is replaced: its name, the call of a module, and how."""
         if self.layer is None:
             return [(name, name, partial(_replaced, self.by, mean, slice(None))) for name, mean in means.items()]
-        ((name, mean),) = means.items()
+        if self.layer not in means:
+            raise uncalled(self.layer, means)
+        name, mean = self.layer, means[self.layer]
         channels = range(len(mean))
         return [(f"{name}[{c}]", name, partial(_replaced, self.by, mean, slice(c, c + 1))) for c in channels]
 
@@ -103,15 +106,14 @@ def _replaced(by: str, mean: Tensor, part: slice, given: Tensor, output: Tensor)
 
 @torch.no_grad()
 def _means(subject: Subject, images: Images, modules: list[str]) -> dict[str, Float32[Tensor, " channels"]]:
-    """Return each layer's mean over images and places, channel by channel, in the order of the calls."""
+    """Return each call's mean over images and places, channel by channel, in the order of the calls."""
     sums, counts = dict[str, Tensor](), dict[str, int]()
 
     def take(name: str, output: Tensor) -> None:
-        module = name.partition("#")[0]
         if output.ndim > 1:
             flat = output.detach().double().transpose(0, 1).flatten(1)
-            sums[module] = sums.get(module, torch.zeros(1)) + flat.sum(1)
-            counts[module] = counts.get(module, 0) + flat.shape[1]
+            sums[name] = sums.get(name, torch.zeros(1)) + flat.sum(1)
+            counts[name] = counts.get(name, 0) + flat.shape[1]
 
     for x in torch.split(images.x, rows_at_once(images.x)):
         listen(subject, x.to(subject.device), modules, take)
@@ -124,29 +126,38 @@ def _probabilities(subject: Subject, images: Images) -> Float32[Tensor, "n class
     return torch.cat([subject(x.to(subject.device)).softmax(1).cpu() for x in parts])
 
 
-def _ablated(subject: Subject, images: Images, module: str, edit: Edit) -> Tensor | None:
-    """Return the probabilities with a module's output replaced, or None where its shapes do not allow it."""
-    with _editing(subject, module, edit) as fits:
+def _ablated(subject: Subject, images: Images, call: str, edit: Edit) -> Tensor | None:
+    """Return the probabilities with the output of a call replaced, or None where its shapes do not allow it."""
+    with _editing(subject, call, edit) as fits:
         found = _probabilities(subject, images)
     return found if all(fits) else None
 
 
 @contextmanager
-def _editing(subject: Subject, module: str, edit: Edit) -> Iterator[list[bool]]:
-    """Replace what a module puts out while the context lasts; the list says, call by call, whether it could."""
+def _editing(subject: Subject, call: str, edit: Edit) -> Iterator[list[bool]]:
+    """Replace what a call of a module puts out while the context lasts; the list says, pass by pass, if it could."""
     fits: list[bool] = []
+    module, calls = module_named(subject, call), 0
+    number = 1 if call == module else int(call.rpartition("#")[2])
+
+    def begin(_net: Any, _given: Any) -> None:
+        nonlocal calls
+        calls = 0
 
     def change(_module: Any, given: tuple[Any, ...], output: Any) -> Tensor | None:
+        nonlocal calls
+        calls += 1
+        if calls != number:
+            return None
         changes = isinstance(output, Tensor) and bool(given) and isinstance(given[0], Tensor)
         changed = edit(given[0], output) if changes else None
         fits.append(changed is not None)
         return changed
 
-    hook = modules_of(subject)[module].register_forward_hook(change)
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(subject.module.register_forward_pre_hook(begin).remove)
+        hooks.callback(modules_of(subject)[module].register_forward_hook(change).remove)
         yield fits
-    finally:
-        hook.remove()
 
 
 def _arrays(images: Images, clean: Tensor, left: list[Tensor | None]) -> dict[str, NDArray[Any]]:

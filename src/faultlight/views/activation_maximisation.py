@@ -16,11 +16,12 @@ from faultlight import rng
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._coordinates import Adam, Coordinates, variation
-from faultlight.views._input import check_finite, check_input, listing, picture
+from faultlight.views._input import check_input, listing, picture
 from faultlight.views._result import Panel, ViewResult
-from faultlight.views.listening import listen, module_named, outputs
+from faultlight.views.listening import listen, module_named, outputs, uncalled
 
 COLUMNS, MOST_IMAGES, MOST_CURVES = 5, 40, 10
 
@@ -100,10 +101,9 @@ class ActivationMaximisation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.rate > 0 or min(self.l2, self.total_variation, self.jitter, self.deviation) < 0:
-            raise InputError(
-                f"maximising needs steps ≥ 1, rate > 0, and l2, total_variation, jitter and deviation ≥ 0, not {self}."
-            )
+        check_settings(self, steps=1, l2=0, total_variation=0, jitter=0, deviation=0)
+        if not self.rate > 0:
+            raise InputError(f"rate must be above 0, not {self.rate:g}.")
         if self.target is not None and self.layer is not None:
             raise InputError(f"target {self.target} names a class and layer {self.layer!r} a map; choose one of them.")
         if self.channel is not None and self.layer is None:
@@ -115,7 +115,7 @@ class ActivationMaximisation:
         units = self._units(subject, images.x[:1])
         begin = self._start(units, images.shape)
         trace = self._run(subject, units, begin)
-        check_finite(trace.activation, torch.tensor([unit.channel for unit in units]), "activations under maximisation")
+        self._check_finite(trace, units, images)
         probability = trace.scores[:, -1].double().softmax(1).float()
         tensors = {"x": trace.x, "start": begin, "cost": trace.cost, "activation": trace.activation}
         tensors |= {"scores": trace.scores, "probability": probability}
@@ -133,6 +133,17 @@ class ActivationMaximisation:
         panels = _drawing(images, units, names, arrays)
         return ViewResult("activation-maximisation", arrays, words, panels, COLUMNS, facts=facts)
 
+    def _check_finite(self, trace: Trace, units: list[Unit], images: Images) -> None:
+        finite = trace.activation.isfinite().all(1)
+        lost = [_name(unit, images) for unit, fine in zip(units, finite.tolist(), strict=True) if not fine]
+        if lost:
+            what = "classes" if self.layer is None else "channels"
+            shown = ", ".join(lost[:10]) + (", …" if len(lost) > 10 else "")
+            raise InputError(
+                f"the model gives NaN or infinity while {len(lost)} of {len(units)} {what} are driven ({shown}); "
+                "repair the model, or choose another start or a smaller rate."
+            )
+
     def _units(self, subject: Subject, x: Tensor) -> list[Unit]:
         if self.layer is None:
             return [
@@ -140,9 +151,7 @@ class ActivationMaximisation:
             ]
         heard = outputs(subject, x.to(subject.device), [module_named(subject, self.layer)])
         if self.layer not in heard:
-            raise InputError(
-                f"the forward pass never calls the layer {self.layer!r} for a tensor with one row an image."
-            )
+            raise uncalled(self.layer, heard)
         count = heard[self.layer].shape[1]
         return [Unit(self.layer, c) for c in _chosen(self.channel, count, "channel", f"channel of {self.layer!r}")]
 

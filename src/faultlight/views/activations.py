@@ -13,6 +13,7 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._input import check_finite, check_input, picture
 from faultlight.views._mosaic import flat
 from faultlight.views._result import Panel, ViewResult, scale_of
@@ -47,6 +48,9 @@ class Activations:
     """
 
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the activations of a subject on images."""

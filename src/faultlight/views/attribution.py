@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._attribute import Absent, Question, absent_image, attribute, method_named
 from faultlight.views._chart import Chart, Curve
 from faultlight.views._deletion import Controls, Curves, Standing, controls, curves, standing
@@ -78,6 +79,9 @@ class Attribution:
     layer: str | None = None
     check: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the maps of images, and what they are worth."""

@@ -16,6 +16,7 @@ from faultlight import rng
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._input import check_input, picture, with_label
 from faultlight.views._result import Panel, ViewResult
@@ -75,6 +76,9 @@ class Correspondence:
     fill: float = 0.5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the distances of every layer for every part."""
         check_input(subject, images)
@@ -85,7 +89,7 @@ class Correspondence:
         placed, drawn = self._corners(images, grid), _drawn(images, grid, self.random, self.seed)
         modules = list(leaves_of(subject)) if self.layer is None else [module_named(subject, self.layer)]
         clean = all_outputs(subject, images, modules, self.layer)
-        mean, deviation = self._distances(subject, images, clean, modules, torch.cat([placed, drawn]))
+        mean, deviation, still = self._distances(subject, images, clean, modules, torch.cat([placed, drawn]))
         parts = len(placed)
         arrays = {
             "distance": mean[:, :parts],
@@ -98,7 +102,7 @@ class Correspondence:
         numbers = {name: values.numpy() for name, values in arrays.items()}
         facts = {"layers": list(clean), "patch": grid.patch, "fill": self.fill, "ids": images.ids.tolist()}
         panels = _drawing(images, numbers, grid.patch, self.fill, list(clean))
-        words = _words(numbers, list(clean), len(images), grid.patch)
+        words = _words(numbers, list(clean), len(images), grid.patch) + _said_of(still, list(clean))
         return ViewResult("correspondence", numbers, words, panels, _columns(numbers), facts=facts)
 
     def _grid(self, images: Images) -> Grid:
@@ -127,17 +131,20 @@ class Correspondence:
 
     def _distances(
         self, subject: Subject, images: Images, clean: dict[str, Tensor], modules: list[str], corners: Corners
-    ) -> tuple[Float64[Tensor, "layers parts"], Float64[Tensor, "layers parts"]]:
-        """Return mean and deviation over the pairs, layer by layer and part by part."""
+    ) -> tuple[Float64[Tensor, "layers parts"], Float64[Tensor, "layers parts"], list[str]]:
+        """Return mean and deviation over the pairs, layer by layer and part by part, and the layers no box changes."""
         means, deviations = [], []
+        still = set(clean)
         for part in corners:
             hidden = all_outputs(
                 subject, covered(images, part, self._grid(images).patch, self.fill), modules, self.layer
             )
-            pairs = [sign_distances(changes(clean[name], hidden[name])) for name in clean]
+            signs = {name: changes(clean[name], hidden[name]) for name in clean}
+            still -= {name for name, sign in signs.items() if sign.any()}
+            pairs = [sign_distances(sign) for sign in signs.values()]
             means.append(torch.stack([pair.mean() for pair in pairs]))
             deviations.append(torch.stack([pair.std(correction=0) for pair in pairs]))
-        return torch.stack(means, 1), torch.stack(deviations, 1)
+        return torch.stack(means, 1), torch.stack(deviations, 1), [name for name in clean if name in still]
 
 
 def covered(images: Images, corners: Int64[Tensor, "n 2"], patch: int, fill: float) -> Images:
@@ -186,6 +193,14 @@ def _words(arrays: dict[str, NDArray[Any]], layers: list[str], n: int, patch: in
         ]
         lines.append(f"{layer.ljust(wide)}  same {cells[0]}  random {cells[1]}")
     return "\n".join(lines)
+
+
+def _said_of(still: list[str], layers: list[str]) -> str:
+    """Return a sentence about layers in which nothing changes, whatever is covered."""
+    if not still:
+        return ""
+    where = "any layer" if len(still) == len(layers) else ", ".join(still)
+    return f"\nNo box in any image changes a feature of {where}: a distance of 0 there ties nothing together."
 
 
 def _drawing(

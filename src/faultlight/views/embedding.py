@@ -16,6 +16,7 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.models.weights import load_weights
+from faultlight.settings import check_settings
 from faultlight.views._features import MEASURES, Distances, distances, feature_layer, features
 from faultlight.views._initial import forgotten
 from faultlight.views._input import check_input
@@ -72,6 +73,9 @@ class Embedding:
     perplexity: float | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def __call__(
         self, subject: Subject, images: Images, *, twins: Tensor | None = None, earlier: Subject | None = None
     ) -> ViewResult:
@@ -98,6 +102,7 @@ class Embedding:
         words = _words(images, layer, embedded, self)
         if paths:
             words += f"\nCrosses are where changed images land; the drawing has the {MOST_PATHS} longest paths at most."
+            words += _placed(embedded[""])
         panels = _drawing(images, embedded, paths)
         return ViewResult("embedding", arrays, words, panels, 2, 2.6, facts)
 
@@ -196,16 +201,25 @@ class Embedded:
 
 def _words(images: Images, layer: str, embedded: dict[str, Embedded], view: Embedding) -> str:
     lines = [f"Features of the layer {layer} ({embedded[''].values.shape[1]} numbers) on {len(images)} images."]
-    for prefix, one in embedded.items():
+    for one in embedded.values():
         when = f"{one.name}: " if len(embedded) > 1 else ""
         if one.constant:
-            lines.append(f"{when}the features are the same for all images, so there is nothing to map.")
+            lines.append(f"{when}{'t' if when else 'T'}he features are the same for all images; nothing to map.")
+            continue
         trust = ", ".join(f"{m.method} {m.trust:.3f}" for m in one.maps)
         explained = one.maps[0].reduced.explained[:2].sum()
         lines.append(f"{when}trustworthiness {trust}; the PCA map holds {explained:.1%} of the variance.")
-        if not prefix and one.maps[1].placement == "nearest neighbours":
-            lines.append("New points lie at the weighted mean of their nearest images' places (openTSNE is absent).")
     return "\n".join([*lines, *_distance_table(images, embedded, view)])
+
+
+def _placed(one: Embedded) -> str:
+    """Return how the t-SNE map took up changed images, where it has no way of its own to."""
+    if one.constant or one.maps[1].placement != "nearest neighbours":
+        return ""
+    return (
+        "\nOn the t-SNE map they lie at the weighted mean of their nearest images' places: scikit-learn cannot place "
+        "new points, openTSNE (not installed) can."
+    )
 
 
 def _distance_table(images: Images, embedded: dict[str, Embedded], view: Embedding) -> list[str]:
@@ -236,7 +250,8 @@ def _drawing(images: Images, embedded: dict[str, Embedded], paths: dict[str, NDA
     for prefix, one in embedded.items():
         when = "before, " if prefix else ""
         for name, each in zip(("pca", "tsne"), one.maps, strict=True):
-            title = f"{when}{each.method}, trustworthiness {each.trust:.3f}"
+            trust = "nothing to map" if one.constant else f"trustworthiness {each.trust:.3f}"
+            title = f"{when}{each.method}, {trust}"
             moved = np.empty((0, 2, 2)) if prefix or not paths else _longest(paths[name])
             panels.append(Scatter(title, each.points, images.y.cpu().numpy(), images.classes, moved))
     cosine = {prefix: one.distances.mean["cosine"] for prefix, one in embedded.items()}

@@ -16,6 +16,7 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.models.weights import load_weights
+from faultlight.settings import check_settings
 from faultlight.views._input import check_input, listing
 from faultlight.views._mine import Top, mine
 from faultlight.views._project import Backward, Others, Units, project
@@ -61,11 +62,14 @@ class Evolution:
             ReLU, activations that are not finite, or no images.
     """
 
-    checkpoints: str
+    checkpoints: str | Path
     layer: str | None = None
     channels: int = 6
     rule: Rule = "deconvnet"
     others: Others = "refuse"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the strongest images of the chosen channels at every checkpoint."""

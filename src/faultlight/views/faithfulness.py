@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from faultlight.data.images import Images
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._attribute import Absent, attribute, method_named
 from faultlight.views._chart import Chart, Curve
 from faultlight.views._deletion import Controls, Curves, Standing, controls, curves, standing
@@ -35,7 +36,8 @@ class Faithfulness:
     it is. The correlation of the magnitudes alone stays high for every method with a factor x − x₀, which is 0 where
     the image is: of those, read the signs.
 
-    Arrays (n images, p points, s stages): `deletion`, `insertion` (n, p + 1) and the same as `random_…`, the mean of
+    Arrays (n images, p points, s stages): `share` (p + 1,), of the pixels replaced or put in; `deletion`, `insertion`
+    (n, p + 1), the probabilities at these shares, and the same as `random_…`, the mean of
     the random orders, and `intensity_…`; `deletion_area`, `insertion_area` (n,); `random_deletion_area`,
     `random_insertion_area` (n, orders); `signed` and `magnitude` (s, n), the correlations, NaN where a map is constant;
     `map` and `unlearned_map` (n, h, w); `target`, `y` (n,).
@@ -69,6 +71,9 @@ class Faithfulness:
     orders: int = 19
     stages: int = 8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the curves and the cascade."""
@@ -110,7 +115,7 @@ def verdicts(how: Standing, forgot: Cascade) -> dict[str, bool]:
 
 def _arrays(found: Curves, against: Controls, forgot: Cascade) -> dict[str, NDArray[Any]]:
     named = {"": found, "random_": against.random, "intensity_": against.intensity}
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {"share": np.linspace(0, 1, found.deletion.shape[1])}
     for prefix, one in named.items():
         arrays |= {f"{prefix}deletion": one.deletion, f"{prefix}insertion": one.insertion}
     arrays["deletion_area"], arrays["insertion_area"] = found.areas()

@@ -17,11 +17,12 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._input import check_finite, check_input, picture
 from faultlight.views._result import Panel, ViewResult
 from faultlight.views._warp import enlarged, shifted, turned
-from faultlight.views.listening import leaves_of, listen, module_named, outputs, rows_at_once
+from faultlight.views.listening import leaves_of, listen, module_named, outputs, rows_at_once, uncalled
 
 # Curves drawn of each chart, and examples of each motion.
 MOST_IMAGES, EXAMPLES = 5, 5
@@ -77,6 +78,9 @@ class Invariance:
     steps: int = 25
     fill: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the curves of images."""
         check_input(subject, images)
@@ -115,9 +119,7 @@ class Invariance:
         heard = list(outputs(subject, x.to(subject.device), {*leaves_of(subject), *named}))
         for layer in (self.first, self.last):
             if layer is not None and layer not in heard:
-                raise InputError(
-                    f"the forward pass never calls the layer {layer!r} for a tensor with one row an image."
-                )
+                raise uncalled(layer, heard)
         leaves = [name for name in heard if name.partition("#")[0] in leaves_of(subject)]
         if not leaves:
             raise InputError(

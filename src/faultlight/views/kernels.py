@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._mosaic import mosaic
 from faultlight.views._result import Panel, ViewResult, scale_of
 from faultlight.views.listening import leaves_of, module_named
@@ -48,6 +49,9 @@ class Kernels:
     """
 
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images | None = None) -> ViewResult:  # noqa: ARG002 (every view is called alike)
         """Return the kernels of a subject; the images are not looked at."""

@@ -47,6 +47,14 @@ def module_named(subject: Subject, layer: str) -> str:
     return name
 
 
+def uncalled(layer: str, calls: Iterable[str]) -> InputError:
+    """Return the error of a layer that is the name of no call; it names the calls of that module, the nearest first."""
+    module = layer.rpartition("#")[0] or layer
+    own = [name for name in calls if name.partition("#")[0] == module]
+    hint = nearest(layer, own) if own else "choose another layer"
+    return InputError(f"the forward pass never calls the layer {layer!r} for a tensor with one row an image; {hint}.")
+
+
 def listen(subject: Subject, x: Tensor, modules: Iterable[str], take: Take) -> Tensor:
     """Return the logits of one forward pass, handing every output of the modules to `take(name, output)`.
 

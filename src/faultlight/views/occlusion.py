@@ -14,10 +14,11 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._input import check_finite, check_input, listing, picture
 from faultlight.views._layout import in_channels_last
 from faultlight.views._result import Panel, Scale, ViewResult, scale_of
-from faultlight.views.listening import leaves_of, module_named, outputs
+from faultlight.views.listening import leaves_of, module_named, outputs, uncalled
 from faultlight.views.sliding import Answer, Grid, Unit, collect, slide, strongest, uncovered
 
 MOST_IMAGES = 8
@@ -63,6 +64,9 @@ class Occlusion:
     layer: str | None = None
     channel: int | None = None
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the occlusion maps of images."""
         check_input(subject, images)
@@ -96,9 +100,7 @@ class Occlusion:
             return last_map_layer(subject, x)
         heard = outputs(subject, x.to(subject.device), [module_named(subject, self.layer)])
         if self.layer not in heard:
-            raise InputError(
-                f"the forward pass never calls the layer {self.layer!r} for a tensor with one row an image."
-            )
+            raise uncalled(self.layer, heard)
         maps = heard[self.layer].shape[1]
         if self.channel is not None and not 0 <= self.channel < maps:
             raise InputError(f"the layer {self.layer!r} has no channel {self.channel}; choose one of 0 … {maps - 1}.")

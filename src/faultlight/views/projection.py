@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from faultlight.data.images import Images
-from faultlight.errors import InputError, nearest
+from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._input import check_finite, check_input, listing, picture
 from faultlight.views._project import EVERY, Backward, Others, Units, project, reach
 from faultlight.views._rectify import Rule
@@ -71,6 +72,9 @@ class Projection:
     rule: Rule = "deconvnet"
     others: Others = "refuse"
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the projections of one unit, map or layer for each image."""
         check_input(subject, images)
@@ -91,13 +95,6 @@ class Projection:
         return ViewResult("projection", arrays, words, _drawing(images, layer, arrays), 4, facts=facts)
 
     def _check(self) -> None:
-        for name, value, known in (
-            ("keep", self.keep, Keep),
-            ("rule", self.rule, Rule),
-            ("others", self.others, Others),
-        ):
-            if value not in get_args(known):
-                raise InputError(f"{name} cannot be {value!r}; {nearest(value, get_args(known))}.")
         if (self.row is None) != (self.column is None):
             raise InputError("a unit needs both a row and a column; give the other one too, or leave both out.")
         if self.keep != "unit" and self.row is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._input import check_finite, check_input, listing, picture
 from faultlight.views._result import Panel, ViewResult, scale_of
 from faultlight.views.listening import rows_at_once
@@ -42,6 +43,9 @@ class Saliency:
     """
 
     target: int | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the saliency maps of images."""

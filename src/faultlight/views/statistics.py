@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._input import check_input
 from faultlight.views._result import ViewResult
@@ -104,6 +105,9 @@ class Statistics:
     """
 
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the statistics of a subject's layers on images."""

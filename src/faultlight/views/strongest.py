@@ -16,6 +16,7 @@ from torch import Tensor
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
+from faultlight.settings import check_settings
 from faultlight.views._field import receptive_field
 from faultlight.views._input import check_input, listing
 from faultlight.views._layout import in_channels_last
@@ -76,6 +77,9 @@ class Strongest:
     top: int = 9
     rule: Rule = "deconvnet"
     others: Others = "refuse"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def __call__(self, subject: Subject, images: Images) -> ViewResult:
         """Return the strongest images of each channel and the projections on them."""

@@ -29,6 +29,10 @@ def train(
         typer.Option(metavar="KEY=RANGE", help="Search this key: log:1e-4..1e-1, 0.1..0.9 or 64|128; needs Optuna."),
     ] = None,
     trials: Annotated[int, typer.Option(help="How many runs a search is made of, each in OUT/trial-N.", min=1)] = 20,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V,V,…", help="Train with each of these values, or pairs of two keys, in OUT/CELL."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
     keep_epochs: Annotated[
@@ -51,7 +55,13 @@ def train(
             from faultlight.cli.text import train_text
 
             _refuse(
-                {"torchrun": ranks, "--epochs": epochs is not None, "--seeds": seeds, "--keep-epochs": keep_epochs},
+                {
+                    "torchrun": ranks,
+                    "--epochs": epochs is not None,
+                    "--seeds": seeds,
+                    "--grid": grid,
+                    "--keep-epochs": keep_epochs,
+                },
                 "text",
             )
             given = {"data": data, "seed": seed}
@@ -63,6 +73,10 @@ def train(
         chosen = load_recipe(recipe, overrides)
         kept = _epochs(keep_epochs)
         folder = out or Path("runs") / chosen.name
+        if grid:
+            _refuse({"torchrun": ranks, "--search": search, "--seeds": seeds, "--keep-epochs": kept}, "--grid")
+            _grid(recipe, overrides, grid, folder, resume, device, json)
+            return
         if search:
             _refuse({"torchrun": ranks, "--seeds": seeds, "--keep-epochs": kept}, "--search")
             _search(recipe, overrides, search, trials, folder, resume, device, json)
@@ -137,6 +151,22 @@ def _search(
         f"again           faultlight train {inert(recipe)} {inert(again)}",
     ]
     typer.echo("\n".join(lines))
+
+
+def _grid(
+    recipe: str, overrides: dict[str, Any], words: list[str], folder: Path, resume: bool, device: str, json: bool
+) -> None:
+    from faultlight.train.grid import parse_grid, train_grid
+
+    found = train_grid(recipe, overrides, parse_grid(words), out=folder, resume=resume, device=device, quiet=json)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps({"schema": 1, "folder": str(folder), **found.facts}, ensure_ascii=False))
+        return
+    from faultlight.progress import inert
+
+    typer.echo(f"{found.text()}\nwritten to      {inert(str(folder))}, the picture is grid.png")
 
 
 def _epochs(text: str) -> list[int]:

@@ -187,7 +187,7 @@ def test_the_drawing_has_examples_and_three_charts_a_motion() -> None:
 def test_a_chart_draws_each_curve_where_its_values_are() -> None:
     chart = Chart("t", np.array([1.0, 2.0, 3.0]), (Curve("a", np.array([0.0, 1.0, 2.0])),), 0.0, 2.0)
     axes = draw([chart], 1, "", side=2.0).axes[0]
-    (line,) = axes.lines
+    (line,) = (line for line in axes.lines if line.get_label() == "curve a")
     (frame,) = [patch for patch in axes.patches if patch.get_label() == "chart"]
     left, bottom = frame.get_xy()
     np.testing.assert_allclose(line.get_xdata() - left, [0, 1, 2])

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from faultlight.errors import InputError
+from faultlight.views._chart import Chart, Curve, Dots
 from faultlight.views._draw import draw, shrink
-from faultlight.views._mosaic import flat, mosaic
-from faultlight.views._result import Panel, Scale, ViewResult, scale_of
+from faultlight.views._mosaic import banded, flat, mosaic
+from faultlight.views._result import BLANK, Panel, Scale, ViewResult, scale_of
 
 UNSIGNED = Scale("unsigned", 0.0, 4.0)
 
@@ -107,8 +108,8 @@ def test_a_panel_keeps_its_shape_and_stays_in_its_cell() -> None:
     assert right < left2
     assert left > 0
     assert right2 < width
-    assert bottom2 > 0
-    assert top < height
+    assert bottom2 > -height
+    assert top < 0
 
 
 def test_the_first_row_of_an_array_is_drawn_above() -> None:
@@ -116,9 +117,8 @@ def test_the_first_row_of_an_array_is_drawn_above() -> None:
     figure.canvas.draw()
     drawn = np.asarray(figure.canvas.buffer_rgba())
     left, right, bottom, top = pictures(figure)[0].get_extent()
-    height, dots = figure.get_size_inches()[1], figure.dpi
-    column = int((left + right) / 2 * dots)
-    upper, lower = (int((height - y) * dots) for y in (top - 0.3, bottom + 0.3))
+    column = int((left + right) / 2 * figure.dpi)
+    upper, lower = (int(-y * figure.dpi) for y in (top - 0.3, bottom + 0.3))
     assert drawn[upper, column, 0] == 255
     assert drawn[lower, column, 0] == 0
 
@@ -221,3 +221,66 @@ def test_any_layer_output_becomes_a_flat_picture() -> None:
     assert flat(np.ones((5, 2, 3))).shape == (5, 11), "two rows of three maps of 2 × 3, one line between"
     assert flat(np.ones((9, 2, 2)), most_maps=4).shape == (5, 5)
     assert flat(np.arange(3.0).reshape(3, 1, 1)).tolist() == [[0, 1, 2]]
+
+
+def test_a_wide_matrix_is_read_in_bands() -> None:
+    nan = np.nan
+    np.testing.assert_array_equal(
+        banded(np.arange(10.0)[None]), [[0, 1, 2, 3, 4], [nan] * 5, [5, 6, 7, 8, 9]], "round(√(10 / 2)) = 2 bands"
+    )
+    np.testing.assert_array_equal(banded(np.arange(9.0)[None])[2], [5, 6, 7, 8, nan])
+    assert banded(np.ones((3, 5))).shape == (3, 5)
+
+
+def test_an_empty_cell_has_no_frame() -> None:
+    figure = draw([Panel("a", np.eye(2)), BLANK], 2, "")
+    assert len(pictures(figure)) == 1
+    assert [patch.get_label() for patch in figure.axes[0].patches] == [""], "the frame of the first panel"
+
+
+def test_rows_are_as_high_as_what_they_hold() -> None:
+    strips = draw([Panel("a", np.ones((1, 10)), Scale("image")), Panel("b", np.ones((1, 10)))], 1, "", side=2.0)
+    squares = draw([Panel("a", np.ones((10, 10))), Panel("b", np.ones((10, 10)))], 1, "", side=2.0)
+    assert squares.get_size_inches()[1] - strips.get_size_inches()[1] == pytest.approx(2 * 1.8)
+
+
+def test_keys_and_ends_of_an_axis_stand_outside_of_a_chart() -> None:
+    chart = Chart("t", np.arange(3.0), (Curve("first", np.ones(3)), Curve("second", np.zeros(3))), 0.0, 1.0)
+    axes = draw([chart], 1, "", side=2.0).axes[0]
+    (frame,) = [patch for patch in axes.patches if patch.get_label() == "chart"]
+    left, bottom = frame.get_xy()
+    assert [text.get_text() for text in axes.texts if text.get_label() == "key"] == ["first", "second"]
+    assert all(text.get_position()[1] < bottom for text in axes.texts if text.get_label() == "key")
+    assert all(x < left or y < bottom for x, y in (t.get_position() for t in axes.texts if t.get_label() == "end"))
+
+
+def test_every_place_of_the_dots_has_its_name_and_a_matrix_stands_in_line() -> None:
+    names, values = ("conv", "fully_connected", "out"), np.array([0.5, np.nan, 1.0])
+    dots = Dots("t", names, (Curve("left", values), Curve("nothing", values * np.nan)), levels=(("clean", 0.75),))
+    matrix = Panel("m", np.array([[1.0, np.nan, 2.0]]), UNSIGNED, ("a",), names, "no images", wide=True)
+    figure = draw([dots, matrix], 1, "")
+    axes = figure.axes[0]
+    assert texts(figure, "name") == [*names, "a", *names]
+    assert texts(figure, "key") == ["left", "clean", "no images"]
+    (line,) = (line for line in axes.lines if line.get_label() == "dots left")
+    (frame,) = (patch for patch in axes.patches if patch.get_label() == "dots")
+    left, right, _, _ = pictures(figure)[0].get_extent()
+    np.testing.assert_allclose(line.get_xdata(), left + (right - left) * np.array([1, 3, 5]) / 6)
+    np.testing.assert_allclose((line.get_ydata() - frame.get_y()) / frame.get_height(), values)
+    hatched, swatch = (patch for patch in axes.patches if patch.get_label() == "absent")
+    assert hatched.get_x() == pytest.approx(left + (right - left) / 3)
+    assert swatch.get_y() < pictures(figure)[0].get_extent()[2]
+
+
+def test_of_too_many_names_every_kth_is_written_and_the_drawing_says_so() -> None:
+    names = tuple(f"layer{i}" for i in range(200))
+    figure = draw([Dots("t", names, (Curve("a", np.ones(200)),))], 1, "")
+    assert texts(figure, "name") == list(names[::3])
+    assert texts(figure, "note") == ["every 3rd name is written"]
+
+
+def test_a_caption_stands_below() -> None:
+    figure = a_result(caption="One scale.").figure()
+    (caption,) = (text for text in figure.axes[0].texts if text.get_label() == "caption")
+    assert caption.get_text() == "One scale."
+    assert caption.get_position()[1] < min(picture.get_extent()[2] for picture in pictures(figure))

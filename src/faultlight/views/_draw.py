@@ -1,6 +1,7 @@
 """Panels into a matplotlib Figure: fixed cells, one colour bar for each shared scale of a row, nothing global.
 
-All panels stand in one Axes whose unit is the inch: an Axes each would cost a hundred times a picture's own drawing.
+All panels stand in one Axes whose unit is the inch, its vertical axis 0 at the top of the page and falling: an Axes
+each would cost a hundred times a picture's own drawing.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -17,29 +18,36 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from faultlight.views._chart import Chart
+from faultlight.views._chart import Chart, Dots
+from faultlight.views._ink import FAINT, GAP, LINE, PAPER, key, names_below, names_beside, room_beside, write
+from faultlight.views._plot import AXIS, plot, plot_dots, plot_points
 from faultlight.views._result import Drawn, Panel, Scale
 from faultlight.views._scatter import Scatter
 
-# Inches. The background is painted, not left clear, so that a drawing reads the same on a light and on a dark page.
-TITLE, GAP, BAR, BAR_WIDTH, LEAST_BAR = 0.4, 0.12, 0.62, 0.09, 0.5
-PAPER, INK, FAINT = "#ffffff", "#1f2328", "#8c959f"
+# Inches: a line of a title, a colour bar with its numbers and without, the least height of one.
+TITLE_LINE, BAR, BAR_WIDTH, LEAST_BAR = 0.11, 0.62, 0.09, 0.5
+# What has a row to itself: the least and the greatest width, that of a column when there are few, a row's height.
+NARROWEST, WIDEST, COLUMN, ROW = 2.2, 6.6, 0.34, 0.15
 DOTS_PER_INCH = 110
 # A map with more dots than this a side is thinned for the drawing (never in the arrays): no screen shows more.
 LARGEST_SIDE = 512
-# Of a chart, so many curves are labelled.
-MOST_LABELS = 10
-# Of a scatter, so many classes are named.
-MOST_CLASSES = 12
+MOST_TITLE_LINES = 4
 # Above this many cells a side, the numbers of the predicted classes would not be legible inside their cells.
 LARGEST_NUMBERED_SIDE = 16
 
 
-def draw(panels: Sequence[Drawn], columns: int, words: str, side: float = 1.6) -> Figure:
+class Cell(NamedTuple):
+    """Where an item of the drawing goes: its upper left corner, and how wide it may be."""
+
+    left: float
+    top: float
+    width: float
+
+
+def draw(panels: Sequence[Drawn], columns: int, words: str, side: float = 1.6, caption: str = "") -> Figure:
     """Return the drawing of the panels, row by row; without panels, the words in a fixed-width face.
 
     Args:
@@ -47,28 +55,22 @@ def draw(panels: Sequence[Drawn], columns: int, words: str, side: float = 1.6) -
         columns: how many a row holds.
         words: what is drawn when there are no pictures.
         side: the side of a picture in inches.
+        caption: what stands below.
     """
     if not panels:
         return _page_of_words(words)
-    barred = [_ends_scale(panels, index, columns) for index in range(len(panels))]
-    lefts = [GAP]
-    for column in range(min(columns, len(panels))):
-        lefts.append(lefts[-1] + side + (BAR if any(barred[column::columns]) else GAP))
-    height = -(-len(panels) // columns) * (side + TITLE) + GAP
-    figure, axes = _page(lefts[-1], height)
-    for index, panel in enumerate(panels):
-        row, column = divmod(index, columns)
-        left, top = lefts[column], height - row * (side + TITLE) - TITLE
-        _write(axes, left, top + 0.04, _wrapped(panel.title, side), "title", va="bottom")
-        if isinstance(panel, Chart):
-            _plot(axes, panel, left, top, side)
-            continue
-        if isinstance(panel, Scatter):
-            _scatter(axes, panel, left, top - side, side)
-            continue
-        bottom = _paint(axes, panel, left, top, side)
-        if barred[index]:
-            _bar(axes, panel.scale, left + side + 0.05, min(bottom, top - LEAST_BAR), top)
+    rows = _rows(panels, columns)
+    lefts = _lefts(rows, side)
+    figure, axes = _page()
+    right, top = 0.0, 0.0
+    for row in rows:
+        end, top = _draw_row(axes, row, lefts, side, top)
+        right = max(right, end)
+    if caption:
+        lines = textwrap.wrap(caption, max(40, int(19 * (right - lefts[0]))))
+        write(axes, GAP, top - 0.1, "\n".join(lines), "caption", size=6.5, va="top")
+        top -= 0.1 + TITLE_LINE * len(lines)
+    _fit(figure, axes, right + GAP, GAP - top)
     return figure
 
 
@@ -95,102 +97,157 @@ def shrink(values: NDArray[Any], limit: int = LARGEST_SIDE) -> NDArray[Any]:
     return np.take_along_axis(blocks, strongest[..., None], axis=2)[..., 0]
 
 
-def _page(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
+def _rows(panels: Sequence[Drawn], columns: int) -> list[list[Drawn]]:
+    rows: list[list[Drawn]] = [[]]
+    for panel in panels:
+        if rows[-1] and (len(rows[-1]) == columns or _is_wide(panel) or _is_wide(rows[-1][0])):
+            rows.append([])
+        rows[-1].append(panel)
+    return rows
+
+
+def _lefts(rows: Sequence[Sequence[Drawn]], side: float) -> list[float]:
+    """Return where each column begins: past the names and numbers to the left of any of its items."""
+    lefts, x = [], GAP
+    for column in range(max(map(len, rows))):
+        own = [row for row in rows if len(row) > column]
+        lefts.append(x + max(_room_left(row[column], side) for row in own))
+        barred = any(_ends_scale(row, column) for row in own)
+        x = lefts[-1] + side + (BAR if barred else GAP)
+    return lefts
+
+
+def _room_left(panel: Drawn, side: float) -> float:
+    if isinstance(panel, Chart | Dots):
+        return AXIS
+    return room_beside(panel.rows, _cell_sides(panel, side)[1]) if isinstance(panel, Panel) and panel.rows else 0.0
+
+
+def _draw_row(axes: Axes, row: Sequence[Drawn], lefts: Sequence[float], side: float, top: float) -> tuple[float, float]:
+    """Draw a row of items below `top`, and return where it ends to the right and below."""
+    cells = [Cell(left, 0.0, _width(panel, side)) for left, panel in zip(lefts, row, strict=False)]
+    titles = [_wrapped(panel.title, cell.width) for panel, cell in zip(row, cells, strict=True)]
+    top -= GAP + TITLE_LINE * max(map(len, titles)) + 0.04
+    ends, right = [], 0.0
+    for column, (panel, cell, title) in enumerate(zip(row, cells, titles, strict=True)):
+        write(axes, cell.left, top + 0.04, "\n".join(title), "title", size=6.5, va="bottom")
+        ends.append(_draw_one(axes, panel, cell._replace(top=top), side))
+        right = max(right, cell.left + cell.width)
+        if isinstance(panel, Panel) and _ends_scale(row, column):
+            columns, rows = _cell_sides(panel, side)
+            bottom = top - rows * panel.values.shape[0]
+            drawn = cell.left + max(columns * panel.values.shape[1] if panel.wide else side, 0)
+            bottom = min(bottom, top - LEAST_BAR)
+            _bar(axes, panel.scale, drawn + 0.05, bottom, top)
+            ends.append(bottom)
+            right = max(right, drawn + BAR - GAP)
+    return right, min(ends)
+
+
+def _draw_one(axes: Axes, panel: Drawn, cell: Cell, side: float) -> float:
+    """Draw one item and return where it ends below."""
+    if isinstance(panel, Chart):
+        return plot(axes, panel, cell.left, cell.top, cell.width)
+    if isinstance(panel, Dots):
+        return plot_dots(axes, panel, cell.left, cell.top, cell.width, min(side, 2.0))
+    if isinstance(panel, Scatter):
+        return plot_points(axes, panel, cell.left, cell.top, cell.width)
+    return _paint(axes, panel, cell, side)
+
+
+def _is_wide(panel: Drawn) -> bool:
+    return isinstance(panel, Dots) or (isinstance(panel, Panel) and panel.wide)
+
+
+def _width(panel: Drawn, side: float) -> float:
+    if isinstance(panel, Dots):
+        return _wide(len(panel.names))
+    return _wide(panel.values.shape[1]) if isinstance(panel, Panel) and panel.wide else side
+
+
+def _wide(columns: int) -> float:
+    return min(WIDEST, max(NARROWEST, COLUMN * columns))
+
+
+def _cell_sides(panel: Panel, side: float) -> tuple[float, float]:
+    """Return the width and the height of a panel's dots: squares, but where its columns have to be in line."""
+    rows, columns = panel.values.shape[:2]
+    if panel.wide:
+        return _wide(columns) / columns, ROW
+    return (side / max(rows, columns),) * 2
+
+
+def _fit(figure: Figure, axes: Axes, width: float, height: float) -> None:
+    figure.set_size_inches(width, height)
+    axes.set_xlim(0, width)
+    axes.set_ylim(-height, 0)
+
+
+def _page() -> tuple[Figure, Axes]:
+    figure = Figure(dpi=DOTS_PER_INCH, facecolor=PAPER)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     return figure, axes
 
 
 def _page_of_words(words: str) -> Figure:
     lines = words.splitlines() or [""]
-    width, height = 0.075 * max(map(len, lines)) + 0.4, 0.16 * len(lines) + 0.4
-    figure, axes = _page(width, height)
-    _write(axes, 0.2, height - 0.2, words, "words", size=8.0, family="monospace", va="top")
+    figure, axes = _page()
+    write(axes, 0.2, -0.2, words, "words", size=8.0, family="monospace", va="top")
+    _fit(figure, axes, 0.075 * max(map(len, lines)) + 0.4, 0.16 * len(lines) + 0.4)
     return figure
 
 
-def _ends_scale(panels: Sequence[Drawn], index: int, columns: int) -> bool:
+def _ends_scale(row: Sequence[Drawn], column: int) -> bool:
     """Whether a colour bar belongs to the right of a panel: the next one of its row has another scale, or none."""
-    scale = _scale(panels[index])
+    scale = _scale(row[column])
     if scale is None or scale.kind not in ("signed", "unsigned"):
         return False
-    last = (index + 1) % columns == 0 or index + 1 == len(panels)
-    return last or _scale(panels[index + 1]) != scale
+    return column + 1 == len(row) or _scale(row[column + 1]) != scale
 
 
 def _scale(panel: Drawn) -> Scale | None:
     return panel.scale if isinstance(panel, Panel) else None
 
 
-def _wrapped(title: str, side: float) -> str:
-    return "\n".join(textwrap.wrap(title, int(21 * side))[:3])
+def _wrapped(title: str, width: float) -> list[str]:
+    return textwrap.wrap(title, int(20.5 * width), max_lines=MOST_TITLE_LINES, placeholder=" …")
 
 
-def _write(axes: Axes, x: float, y: float, text: str, role: str, size: float = 6.5, **style: Any) -> None:
-    # Class and layer names are other people's text: no line of it may be read as mathematics.
-    axes.text(x, y, text, size=size, color=INK, parse_math=False, label=role, **style)
-
-
-def _paint(axes: Axes, panel: Panel, left: float, top: float, side: float) -> float:
-    """Paint a panel into the square whose upper left corner is given, and return where it ends below."""
+def _paint(axes: Axes, panel: Panel, cell: Cell, side: float) -> float:
+    """Paint a panel, names and key with it, and return where it ends below."""
+    if not panel.title and np.isnan(panel.values).all():
+        return cell.top
+    (wide, high), (rows, columns) = _cell_sides(panel, side), panel.values.shape[:2]
+    left, top, right, bottom = cell.left, cell.top, cell.left + wide * columns, cell.top - high * rows
     values = panel.values if panel.scale.kind == "image" else shrink(panel.values)
-    rows, columns = values.shape[0], values.shape[1]
-    cell = side / max(rows, columns)
-    extent: tuple[float, float, float, float] = (left, left + cell * columns, top - cell * rows, top)
-    _add_image(axes, values, panel.scale, extent, "panel")
-    middle = (extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2
+    _add_image(axes, values, panel.scale, (left, right, bottom, top), "panel")
+    middle = (left + right) / 2, (top + bottom) / 2
     if panel.scale.kind == "classes":
-        _write_classes(axes, values, left, top, cell)
+        _write_classes(axes, values, left, top, wide)
     elif panel.scale.kind != "image" and not np.nan_to_num(values).any():
         box = {"boxstyle": "round", "facecolor": PAPER, "edgecolor": FAINT}
-        _write(axes, *middle, "all zero", "note", size=8.0, ha="center", va="center", bbox=box)
-    return extent[2]
+        write(axes, *middle, "all zero", "note", size=8.0, ha="center", va="center", bbox=box)
+    names_beside(axes, panel.rows, left, top, high)
+    below = names_below(axes, panel.columns, left, bottom, wide) if panel.columns else bottom
+    if not panel.absent or not np.isnan(panel.values).any():
+        return below
+    _hatch(axes, panel.values, left, top, wide, high)
+    axes.add_patch(_hatched(left, below - 0.04 - LINE, 0.14, LINE))
+    return key(axes, [(panel.absent, {})], left + 0.18, below - 0.04, side)
 
 
-def _plot(axes: Axes, chart: Chart, left: float, top: float, side: float) -> None:
-    """Draw a chart into the square whose upper left corner is given, the ends of its axes written beside them."""
-    bottom, width = top - side, (float(chart.x[-1]) - float(chart.x[0])) or 1.0
-    height = (chart.high - chart.low) or 1.0
-    axes.add_patch(Rectangle((left, bottom), side, side, fill=False, edgecolor=FAINT, linewidth=0.5, label="chart"))
-    across = left + side * (chart.x - chart.x[0]) / width
-    for index, curve in enumerate(chart.curves):
-        colour = mpl.colormaps["tab10"](index % 10)
-        up = bottom + side * np.clip((curve.values - chart.low) / height, 0, 1)
-        axes.add_line(Line2D(across, up, color=colour, linewidth=1.0, label=f"curve {curve.label}"))
-        if index < MOST_LABELS:
-            place = left + side - 0.04, top - 0.04 - 0.09 * index
-            axes.text(*place, curve.label, size=5.5, color=colour, parse_math=False, ha="right", va="top", label="key")
-    for value, y, align in ((chart.low, bottom + 0.02, "bottom"), (chart.high, top - 0.02, "top")):
-        _write(axes, left + 0.03, y, f"{value:.3g}", "end", size=5.5, va=align)
-    for value, x, align in ((chart.x[0], left, "left"), (chart.x[-1], left + side, "right")):
-        _write(axes, x, bottom - 0.02, f"{float(value):.4g}", "end", size=5.5, ha=align, va="top")
+def _hatch(axes: Axes, values: NDArray[Any], left: float, top: float, wide: float, high: float) -> None:
+    """Hatch what is absent, run by run of each row."""
+    for row, absent in enumerate(np.isnan(values)):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], absent, [False]]).astype(int)))
+        for start, end in edges.reshape(-1, 2).tolist():
+            axes.add_patch(_hatched(left + wide * start, top - high * (row + 1), wide * (end - start), high))
 
 
-def _scatter(axes: Axes, panel: Scatter, left: float, bottom: float, side: float) -> None:
-    """Draw points and paths into the square whose lower left corner is given; the classes' names are the key."""
-    axes.add_patch(Rectangle((left, bottom), side, side, fill=False, edgecolor=FAINT, linewidth=0.5, label="scatter"))
-    points, paths = panel.fitted(side)
-    corner = np.array([left, bottom])
-    shown = np.unique(panel.label)
-    # Many points are small, so that those below are seen.
-    size = float(np.clip(1500 / max(len(points), 1), 1.5, 12))
-    for label in shown:
-        x, y = (points[panel.label == label] + corner).T
-        axes.scatter(x, y, s=size, color=_class_colour(int(label)), linewidths=0, alpha=0.8, label=f"class {label}")
-    for start, end in paths + corner:
-        axes.add_line(Line2D(*zip(start, end, strict=True), color=INK, linewidth=0.5, alpha=0.7, label="path"))
-        axes.add_line(Line2D(*end[:, None], color=INK, marker="x", markersize=2.5, linewidth=0, label="path's end"))
-    for row, label in enumerate(shown[:MOST_CLASSES]):
-        place, colour = (left + side - 0.04, bottom + side - 0.04 - 0.09 * row), _class_colour(int(label))
-        axes.text(
-            *place, panel.names[label], size=5.5, color=colour, parse_math=False, ha="right", va="top", label="key"
-        )
-
-
-def _class_colour(label: int) -> tuple[float, float, float, float]:
-    return mpl.colormaps["tab10" if label < 10 else "tab20b"](label % 10 if label < 10 else (label - 10) % 20)
+def _hatched(left: float, bottom: float, width: float, height: float) -> Rectangle:
+    return Rectangle((left, bottom), width, height, fill=False, edgecolor=FAINT, hatch="//////", lw=0, label="absent")
 
 
 def _add_image(
@@ -211,7 +268,7 @@ def _write_classes(axes: Axes, values: NDArray[Any], left: float, top: float, ce
         return
     for (row, column), label in np.ndenumerate(values):
         x, y = left + (column + 0.5) * cell, top - (row + 0.5) * cell
-        _write(axes, x, y, f"{int(label)}", "cell", size=min(8.0, 37 * cell), ha="center", va="center")
+        write(axes, x, y, f"{int(label)}", "cell", size=min(8.0, 37 * cell), ha="center", va="center")
 
 
 def _colours(scale: Scale) -> Colormap:
@@ -234,4 +291,4 @@ def _bar(axes: Axes, scale: Scale, left: float, bottom: float, top: float) -> No
     ticks = {scale.low: 0.0, scale.high: 1.0} | ({0.0: 0.5} if scale.kind == "signed" else {})
     for tick, place in sorted(ticks.items()):
         y = bottom + 0.05 + place * (top - bottom - 0.1)
-        _write(axes, left + BAR_WIDTH + 0.03, y, f"{tick:.3g}", "end", size=6.0, va="center")
+        write(axes, left + BAR_WIDTH + 0.03, y, f"{tick:.3g}", "end", size=6.0, va="center")

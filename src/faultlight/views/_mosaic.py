@@ -39,6 +39,24 @@ def flat(values: NDArray[Any], most_maps: int = 64) -> NDArray[Any]:
     return mosaic(maps, math.ceil(math.sqrt(len(maps))))
 
 
+def banded(matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return a matrix (p, q) that is much wider than high as bands, near-square, one below the other, a line between.
+
+    Band after band is read like the lines of a page.
+    """
+    rows, columns = matrix.shape
+    bands = max(1, round(math.sqrt(columns / (rows + 1))))
+    if columns <= 2 * rows or bands == 1:
+        return matrix
+    width = -(-columns // bands)
+    bands = -(-columns // width)
+    sheet = np.full((bands * (rows + 1) - 1, width), np.nan, dtype=np.float32)
+    for band in range(bands):
+        part = matrix[:, band * width : (band + 1) * width]
+        sheet[band * (rows + 1) : band * (rows + 1) + rows, : part.shape[1]] = part
+    return sheet
+
+
 def _fold(vector: NDArray[Any]) -> NDArray[Any]:
     width = len(vector) if len(vector) <= LONGEST_STRIP else math.ceil(math.sqrt(len(vector)))
     rows = -(-len(vector) // max(width, 1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from faultlight import files
 from faultlight.progress import inert
-from faultlight.views._chart import Chart
+from faultlight.views._chart import Chart, Dots
 from faultlight.views._scatter import Scatter
 
 if TYPE_CHECKING:  # Drawing costs half a second of imports that an audit never needs.
@@ -72,15 +72,25 @@ class Panel:
         title: what is seen, in a few words.
         values: (h, w), or (h, w, 3) for an RGB image; NaN is drawn as nothing.
         scale: what the colours mean.
+        rows: the names of the rows, written beside them.
+        columns: the names of the columns, written below them.
+        absent: what NaN means, for the key; such cells are hatched.
+        wide: whether the panel has a row of the drawing to itself, its columns in line with those of `Dots`.
     """
 
     title: str
     values: NDArray[Any]
     scale: Scale = IMAGE
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    absent: str = ""
+    wide: bool = False
 
 
 # What a drawing may hold in one of its cells.
-Drawn = Panel | Chart | Scatter
+Drawn = Panel | Chart | Dots | Scatter
+# A cell that stays empty, so that the next row begins where it should.
+BLANK = Panel("", np.full((1, 1), np.nan))
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ class ViewResult:
         side: the side of a picture in the drawing, in inches.
         facts: settings and names that are no arrays (layer, patch, ids, …), as JSON can hold them.
         kind: what gave it, for the record: a view, or a study of many images.
+        caption: what the drawing has to say of itself, below it: its scales, and what it leaves out.
     """
 
     name: str
@@ -106,6 +117,7 @@ class ViewResult:
     side: float = 1.6
     facts: dict[str, Any] = field(default_factory=dict)
     kind: Literal["view", "study"] = "view"
+    caption: str = ""
 
     def __repr__(self) -> str:
         """Return the name and the arrays' names and shapes; the numbers may be many."""
@@ -120,7 +132,7 @@ class ViewResult:
         """Return the drawing as a matplotlib Figure that belongs to no pyplot state."""
         from faultlight.views._draw import draw
 
-        return draw(self.panels, self.columns, self.text(), self.side)
+        return draw(self.panels, self.columns, self.text(), self.side, self.caption)
 
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.npz, NAME.json, NAME.png and NAME.svg into a folder, each file whole or not at all.

@@ -18,7 +18,7 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.settings import check_settings
-from faultlight.views._chart import Chart, Curve
+from faultlight.views._chart import Curve, Dots
 from faultlight.views._input import check_finite, check_input, listing
 from faultlight.views._result import Panel, Scale, ViewResult
 from faultlight.views.listening import leaves_of, listen, module_named, modules_of, rows_at_once, uncalled
@@ -74,7 +74,7 @@ class Ablation:
         arrays = _arrays(images, clean, left)
         facts = {"replaced": names, "by": self.by, "layer": self.layer, "images": len(images)}
         words = _words(images, arrays, names, self.by)
-        return ViewResult("ablation", arrays, words, _drawing(images, arrays, names), 2, 3.0, facts)
+        return ViewResult("ablation", arrays, words, _drawing(images, arrays, names), 1, facts=facts)
 
     def _modules(self, subject: Subject) -> list[str]:
         return list(leaves_of(subject)) if self.layer is None else [module_named(subject, self.layer)]
@@ -202,13 +202,13 @@ def _words(images: Images, arrays: dict[str, NDArray[Any]], names: list[str], by
     return "\n".join(lines)
 
 
-def _drawing(images: Images, arrays: dict[str, NDArray[Any]], names: list[str]) -> tuple[Panel | Chart, ...]:
-    clean = np.full(len(names), arrays["clean_accuracy"])
-    title = f"accuracy without it: 0 is {names[0]}, {len(names) - 1} is {names[-1]}"
-    curves = (Curve("accuracy", arrays["accuracy"]), Curve("unchanged", clean))
-    return (
-        Chart(title, np.arange(len(names)), curves),
-        Panel(
-            f"accuracy by class (columns, {len(images.classes)}) without each (rows)", arrays["class_accuracy"], SHARE
-        ),
+def _drawing(images: Images, arrays: dict[str, NDArray[Any]], names: list[str]) -> tuple[Panel | Dots, ...]:
+    clean = float(arrays["clean_accuracy"])
+    dots = Dots(
+        "accuracy without it",
+        tuple(names),
+        (Curve("accuracy without it", arrays["accuracy"]),),
+        levels=((f"{clean:.3f} with everything", clean),),
     )
+    shares, absent = arrays["class_accuracy"].T, "no images of the class, or it cannot be replaced"
+    return dots, Panel("of each class", shares, SHARE, images.classes, tuple(names), absent, wide=True)

@@ -20,7 +20,7 @@ from faultlight.settings import check_settings
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._coordinates import Adam, Coordinates, variation
 from faultlight.views._input import check_input, listing, picture
-from faultlight.views._result import Panel, ViewResult
+from faultlight.views._result import BLANK, Panel, ViewResult
 from faultlight.views.listening import listen, module_named, outputs, uncalled
 
 COLUMNS, MOST_IMAGES, MOST_CURVES = 5, 40, 10
@@ -131,7 +131,8 @@ class ActivationMaximisation:
         }
         words = _words(images, units, names, arrays)
         panels = _drawing(images, units, names, arrays)
-        return ViewResult("activation-maximisation", arrays, words, panels, COLUMNS, facts=facts)
+        left_out = _left_out(len(units))
+        return ViewResult("activation-maximisation", arrays, words, panels, COLUMNS, facts=facts, caption=left_out)
 
     def _check_finite(self, trace: Trace, units: list[Unit], images: Images) -> None:
         finite = trace.activation.isfinite().all(1)
@@ -256,12 +257,26 @@ def _drawing(
         seen = units[row].channel if units[row].layer is None else int(probability.argmax())
         title = f"{names[row]}: {images.classes[seen]} with {100 * probability[seen]:.2f} %"
         panels.append(Panel(title, picture(torch.from_numpy(arrays["x"][row]))))
-    panels += [Panel("", np.full((1, 1), np.nan))] * (-len(panels) % COLUMNS)
-    steps, few = np.arange(arrays["cost"].shape[1]), range(min(len(units), MOST_CURVES))
-    cost = tuple(Curve(names[row], arrays["cost"][row]) for row in few)
-    panels.append(Chart("cost, step by step", steps, cost, *ends_of(arrays["cost"][: len(few)])))
-    ends = ends_of(arrays["scores"][: COLUMNS - 1])
-    for row in range(min(len(units), COLUMNS - 1)):
-        scores = tuple(Curve(name, arrays["scores"][row, :, k]) for k, name in enumerate(images.classes[:MOST_CURVES]))
-        panels.append(Chart(f"logits while {names[row]} is driven", steps, scores, *ends))
+    if len(panels) >= COLUMNS:
+        panels += [BLANK] * (-len(panels) % COLUMNS)
+    steps, few, shown = np.arange(arrays["cost"].shape[1]), min(len(units), MOST_CURVES), min(len(units), COLUMNS - 1)
+    cost = tuple(Curve(names[row], arrays["cost"][row]) for row in range(few))
+    panels.append(Chart(f"cost, step by step{_of(few, len(units))}", steps, cost, *ends_of(arrays["cost"][:few])))
+    classes = images.classes[:MOST_CURVES]
+    ends = ends_of(arrays["scores"][:shown, :, : len(classes)])
+    for row in range(shown):
+        scores = tuple(Curve(name, arrays["scores"][row, :, k]) for k, name in enumerate(classes))
+        title = f"logits while {names[row]} is driven{_of(len(classes), len(images.classes))}"
+        panels.append(Chart(title, steps, scores, *ends))
     return tuple(panels)
+
+
+def _of(shown: int, count: int) -> str:
+    return f", {shown} of {count}" if shown < count else ""
+
+
+def _left_out(count: int) -> str:
+    """Return what the drawing leaves out of the units."""
+    parts = (("images", MOST_IMAGES), ("curves of the cost", MOST_CURVES), ("charts of logits", COLUMNS - 1))
+    few = [f"{most} of {count} {what}" for what, most in parts if count > most]
+    return f"Drawn are {', '.join(few)}; the arrays hold all." if few else ""

@@ -17,9 +17,9 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.settings import check_settings
-from faultlight.views._chart import Chart, Curve, ends_of
+from faultlight.views._chart import Curve, Dots, ends_of
 from faultlight.views._input import check_input, picture, with_label
-from faultlight.views._result import Panel, ViewResult
+from faultlight.views._result import BLANK, Panel, ViewResult
 from faultlight.views.activations import all_outputs
 from faultlight.views.listening import leaves_of, module_named
 from faultlight.views.sliding import Grid
@@ -205,17 +205,17 @@ def _said_of(still: list[str], layers: list[str]) -> str:
 
 def _drawing(
     images: Images, arrays: dict[str, NDArray[Any]], patch: int, fill: float, layers: list[str]
-) -> tuple[Panel | Chart, ...]:
-    places = np.arange(len(layers))
+) -> tuple[Panel | Dots, ...]:
     same, other = arrays["distance"].mean(1), arrays["random_distance"].mean(1)
     curves = (Curve("same part", same), Curve("random boxes", other))
-    title = f"share of signs that differ, by layer: 0 is {layers[0]}, {len(layers) - 1} is {layers[-1]}"
     random, corners = torch.from_numpy(arrays["random_corners"]), torch.from_numpy(arrays["corners"])
     chosen = np.linspace(0, len(corners) - 1, _columns(arrays) - 1).astype(int)
-    panels: list[Panel | Chart] = [Chart(title, places, curves, *ends_of(same, other))]
-    for draw in range(len(chosen)):
-        seen = covered(images, random[draw % len(random)], patch, fill)
+    title = "share of signs that differ between two images, layer by layer"
+    panels: list[Panel | Dots] = [Dots(title, tuple(layers), curves, *ends_of(same, other))]
+    for draw in range(min(_columns(arrays), len(random))):
+        seen = covered(images, random[draw], patch, fill)
         panels.append(Panel(f"a random box in image {int(images.ids[0])}", picture(seen.x[0])))
+    panels += [BLANK] * (1 + _columns(arrays) - len(panels))
     parts = {part: covered(images, corners[part], patch, fill) for part in chosen}
     for row in range(min(MOST_IMAGES, len(images))):
         title = f"image {int(images.ids[row])}: {images.classes[int(images.y[row])]}"

@@ -257,11 +257,16 @@ def _drawing(images: Images, embedded: dict[str, Embedded], paths: dict[str, NDA
     cosine = {prefix: one.distances.mean["cosine"] for prefix, one in embedded.items()}
     scale = scale_of(*cosine.values())
     titles = {"before_": "before, cosine distance of classes", "": "cosine distance of classes"}
-    panels += [Panel(titles[prefix], values, scale) for prefix, values in cosine.items()]
+    panels += [_matrix(titles[prefix], values, scale, images.classes) for prefix, values in cosine.items()]
     if len(embedded) == 1:
         mse = embedded[""].distances.mean["mse"]
-        panels.append(Panel("mean squared distance of classes", mse, Scale("unsigned", 0.0, float(np.nanmax(mse)))))
+        panels.append(_matrix("mean squared distance of classes", mse, scale_of(mse), images.classes))
     return tuple(panels)
+
+
+def _matrix(title: str, values: NDArray[Any], scale: Scale, classes: tuple[str, ...]) -> Panel:
+    """Return the distances of classes as a panel; within a class they are those of two of its images."""
+    return Panel(title, values, scale, classes, classes, absent="no two different images")
 
 
 def _longest(paths: NDArray[Any]) -> NDArray[Any]:

@@ -26,6 +26,11 @@ from faultlight.views._result import Panel, ViewResult
 from faultlight.views.occlusion import last_map_layer
 from faultlight.views.projection import caption
 
+SCALED = (
+    "A row is one feature map, and its projections share one scale, uncut: what is pale is weak. The number above each "
+    "is its own greatest magnitude."
+)
+
 
 class Stage(NamedTuple):
     """What one checkpoint shows: of each chosen channel the strongest image and its projection."""
@@ -46,9 +51,12 @@ class Evolution:
 
     Arrays (e checkpoints, k channels): `projection` (e, k, c, h, w), signed; `activation` (e, k), the greatest of the
     data set; `id` (e, k), the image that gave it; `x` (e, k, c, h, w), its pixels; `channel` (k,). In the drawing a row
-    is a channel, a column a checkpoint, and each projection has its own scale, as in the paper.
+    is a channel, a column a checkpoint; the projections of a row share one scale, that of the strongest of them, and
+    each title says how far its own go.
 
     Source: Zeiler and Fergus 2014, "Visualizing and understanding convolutional networks", section 4, figure 4.
+    Departure: the paper stretches the contrast of each picture, which makes the noise of the start as strong as what is
+    learnt.
 
     Args:
         checkpoints: the run's folder, or one with weights of the model as .safetensors, in the order of their names.
@@ -91,7 +99,8 @@ class Evolution:
         arrays = _arrays(images, channel, stages)
         facts = {"layer": layer, "rule": self.rule, "others": self.others, "checkpoints": names}
         words = _words(layer, names, backward, arrays)
-        return ViewResult("evolution", arrays, words, _drawing(layer, names, arrays), len(names), facts=facts)
+        panels = _drawing(layer, names, arrays)
+        return ViewResult("evolution", arrays, words, panels, len(names), facts=facts, caption=SCALED)
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -148,8 +157,9 @@ def _words(layer: str, names: Sequence[str], backward: Backward, arrays: dict[st
 
 def _drawing(layer: str, names: Sequence[str], arrays: dict[str, NDArray[Any]]) -> tuple[Panel, ...]:
     projection = arrays["projection"]
+    reach = abs(projection).max((2, 3, 4))
     return tuple(
-        relief(f"{layer}[{channel}], {name}", projection[e, k], float(abs(projection[e, k]).max()))
+        relief(f"{layer}[{channel}], {name}: to ±{reach[e, k]:.3g}", projection[e, k], float(reach[:, k].max()))
         for k, channel in enumerate(arrays["channel"])
         for e, name in enumerate(names)
     )

@@ -14,7 +14,7 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.settings import check_settings
-from faultlight.views._mosaic import mosaic
+from faultlight.views._mosaic import banded, mosaic
 from faultlight.views._result import Panel, ViewResult, scale_of
 from faultlight.views.listening import leaves_of, module_named
 
@@ -38,8 +38,9 @@ class Kernels:
 
     The arrays carry the layers' names and hold exactly the weights: (out, in / groups, h, w) for a convolution,
     (in, out / groups, h, w) for a transposed one, (out, in) for a linear layer. In the drawing, the small
-    pictures of an output channel (an input channel of a transposed convolution) stand side by side, and the kernels
-    of a layer share one scale, diverging about 0. Weights kept outside of such modules are not seen.
+    pictures of an output channel (an input channel of a transposed convolution) stand side by side, a matrix much
+    wider than high is cut into bands, and the kernels of a layer share one scale, diverging about 0. Weights kept
+    outside of such modules are not seen.
 
     Args:
         layer: only this layer; all of them when left out.
@@ -85,7 +86,10 @@ def _sizes(weight: NDArray[Any]) -> str:
 def _panel(name: str, weight: NDArray[Any]) -> Panel:
     scale = scale_of(weight, -weight)
     if weight.ndim <= 2 or weight[0, 0].size == 1:
-        return Panel(f"{name}: {_sizes(weight)}", weight.reshape(len(weight), -1), scale)
+        matrix = banded(weight.reshape(len(weight), -1))
+        bands = (len(matrix) + 1) // (len(weight) + 1)
+        folded = f", the inputs in {bands} bands of {matrix.shape[1]}" if bands > 1 else ""
+        return Panel(f"{name}: {_sizes(weight)}{folded}", matrix, scale)
     kernels = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])
     drawn = kernels[:MOST_OUTPUTS, :MOST_INPUTS]
     part = "" if drawn.shape == kernels.shape else f", the first {drawn.shape[0]} × {drawn.shape[1]}"

@@ -24,7 +24,6 @@ from faultlight.views.sliding import Answer, Grid, Unit, collect, slide, stronge
 MOST_IMAGES = 8
 # Images on which a copy in a faster layout must agree with the subject before it is used.
 SAMPLE = 8
-PROBABILITY = Scale("unsigned", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -174,6 +173,7 @@ def _line(images: Images, row: int, layer: str | None, arrays: dict[str, NDArray
 def _drawing(images: Images, arrays: dict[str, NDArray[Any]]) -> tuple[Panel, ...]:
     shown = min(len(images), MOST_IMAGES)
     classes = Scale("classes", names=images.classes)
+    probability = Scale("unsigned", 0.0, float(arrays["probability"][:shown].max()))
     activation = scale_of(arrays["activation"][:shown]) if "activation" in arrays else None
     panels: list[Panel] = []
     for row in range(shown):
@@ -187,7 +187,7 @@ def _drawing(images: Images, arrays: dict[str, NDArray[Any]]) -> tuple[Panel, ..
             Panel(
                 f"probability of {name} (uncovered {arrays['clean_probability'][row]:.3f})",
                 arrays["probability"][row],
-                PROBABILITY,
+                probability,
             ),
             Panel(f"predicted: {key}", arrays["prediction"][row], classes),
         ]

@@ -41,8 +41,8 @@ class Projection:
 
     Arrays (n images): `projection` (n, c, h, w), signed, in activation × (activation per pixel); `activation` (n,), the
     greatest one kept; `channel`, `row` and `column` (n,), where it is, −1 where all are kept; `x` (n, c, h, w) and
-    `y` (n,). In the drawing the images
-    of one feature map share one scale.
+    `y` (n,). In the drawing the projections
+    of one feature map share one scale, uncut; those of different maps, which have no common unit, do not.
 
     Source: Zeiler and Fergus 2014, "Visualizing and understanding convolutional networks", section 2.1; guided:
     Springenberg et al. 2015, "Striving for simplicity", section 3.4. Departures: where pools overlap, signals are
@@ -92,7 +92,8 @@ class Projection:
         facts: dict[str, Any] = {"layer": layer, "keep": self.keep, "rule": self.rule, "others": self.others}
         facts["ids"] = images.ids.tolist()
         words = _words(images, layer, self, arrays)
-        return ViewResult("projection", arrays, words, _drawing(images, layer, arrays), 4, facts=facts)
+        panels = _drawing(images, layer, arrays)
+        return ViewResult("projection", arrays, words, panels, 4, facts=facts, caption=_scaled(len(images)))
 
     def _check(self) -> None:
         if (self.row is None) != (self.column is None):
@@ -190,6 +191,11 @@ def _unit(layer: str, row: int, arrays: dict[str, NDArray[Any]]) -> str:
     if channel == EVERY:
         return f"all of {layer}"
     return f"{layer}[{channel}]" + ("" if i == EVERY else f" at row {i}, column {j}")
+
+
+def _scaled(n: int) -> str:
+    few = f" {MOST_IMAGES} of {n} images are drawn." if n > MOST_IMAGES else ""
+    return f"Projections of one feature map share one scale, uncut; maps that differ have no common unit.{few}"
 
 
 def _drawing(images: Images, layer: str, arrays: dict[str, NDArray[Any]]) -> tuple[Panel, ...]:

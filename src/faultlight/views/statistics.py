@@ -16,7 +16,7 @@ from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.settings import check_settings
-from faultlight.views._chart import Chart, Curve, ends_of
+from faultlight.views._chart import Curve, Dots, ends_of
 from faultlight.views._input import check_input
 from faultlight.views._result import ViewResult
 from faultlight.views.listening import leaves_of, listen, module_named, modules_of, rows_at_once
@@ -121,7 +121,7 @@ class Statistics:
         dead = {name: tally.dead for name, tally in tallies.items() if tally.dead}
         facts = {"layers": layers, "dead_channels": dead, "images": len(images)}
         words = _words(layers, arrays, len(images))
-        return ViewResult("statistics", arrays, words, _drawing(layers, arrays), 2, 2.6, facts)
+        return ViewResult("statistics", arrays, words, _drawing(layers, arrays), 1, facts=facts)
 
     def _tallies(self, subject: Subject, images: Images) -> dict[str, Tally]:
         modules = list(leaves_of(subject)) if self.layer is None else [module_named(subject, self.layer)]
@@ -213,9 +213,7 @@ def _cell(name: str, value: float) -> str:
     return f"{value:.4g}" if name in _COLUMNS[:4] else f"{int(value):,}"
 
 
-def _drawing(layers: list[str], arrays: dict[str, NDArray[Any]]) -> tuple[Chart, ...]:
-    places = np.arange(len(layers))
-    names = f"layer 0 is {layers[0]}, {len(layers) - 1} is {layers[-1]}"
+def _drawing(layers: list[str], arrays: dict[str, NDArray[Any]]) -> tuple[Dots, ...]:
     shares = {
         "dead channels": arrays["dead"] / arrays["channels"],
         "zero": arrays["zero"],
@@ -223,6 +221,10 @@ def _drawing(layers: list[str], arrays: dict[str, NDArray[Any]]) -> tuple[Chart,
     }
     sizes = {"mean": arrays["mean"], "deviation": arrays["deviation"]}
     return (
-        Chart(f"shares; {names}", places, tuple(Curve(name, values) for name, values in shares.items())),
-        Chart(names, places, tuple(Curve(name, values) for name, values in sizes.items()), *ends_of(*sizes.values())),
+        Dots("shares, layer by layer", tuple(layers), _curves(shares)),
+        Dots("mean and deviation of the outputs", tuple(layers), _curves(sizes), *ends_of(*sizes.values())),
     )
+
+
+def _curves(values: dict[str, NDArray[Any]]) -> tuple[Curve, ...]:
+    return tuple(Curve(name, each) for name, each in values.items())

@@ -24,7 +24,7 @@ from faultlight.views._mine import Top, mine
 from faultlight.views._project import Backward, Others, Units, project
 from faultlight.views._rectify import Rule
 from faultlight.views._relief import relief, sheet
-from faultlight.views._result import Panel, ViewResult
+from faultlight.views._result import BLANK, Panel, ViewResult
 from faultlight.views._windows import project_units
 from faultlight.views.moved import watched_layers
 from faultlight.views.projection import caption
@@ -35,6 +35,13 @@ MOST_LAYERS = 24
 # The share of the magnitudes that the colours tell apart.
 COLOURED = 0.99
 SCALED = "In the drawing, a channel's colours end at the 99 % quantile of its projections' magnitudes."
+# Between the image parts, which may be black or white at their edges.
+FRAME = (0.55, 0.61, 0.7)
+CAPTION = (
+    "Left, the projections, strongest first, row by row; those of a channel share one scale, which is cut at the 99 % "
+    "quantile of their magnitudes, and channels are not compared. Right, what the unit saw of the image, 0 black and 1 "
+    "white."
+)
 # Two gibibytes of float32.
 MOST_NUMBERS = 2**29
 
@@ -98,7 +105,8 @@ class Strongest:
         arrays = {f"{layer}.{name}": values for layer, own in found.items() for name, values in own.items()}
         facts = {"layers": layers, "rule": self.rule, "others": self.others, "top": self.top, "images": len(images)}
         words = "\n".join([caption(self.rule, "each layer", self.others), SCALED, listing(_lines(images, tops, found))])
-        return ViewResult("strongest", arrays, words, _drawing(images, tops, found), 6, 1.9, facts)
+        panels, across = _drawing(images, tops, found)
+        return ViewResult("strongest", arrays, words, panels, 2 * across, 1.9, facts, caption=CAPTION)
 
     def _layers(self, subject: Subject, images: Images) -> list[str]:
         layers = watched_layers(subject, images.x[:1]) if self.layer is None else [self.layer]
@@ -174,14 +182,26 @@ def _channel_line(images: Images, layer: str, channel: int, top: Top) -> str:
     return f"{layer}[{channel}]: {value[0]:.4g} … {value[-1]:.4g} on ids {', '.join(map(str, ids))}; mostly {shown}"
 
 
-def _drawing(images: Images, tops: dict[str, Top], found: dict[str, dict[str, NDArray[Any]]]) -> tuple[Panel, ...]:
+def _drawing(
+    images: Images, tops: dict[str, Top], found: dict[str, dict[str, NDArray[Any]]]
+) -> tuple[tuple[Panel, ...], int]:
+    """Return the panels, and how many channels stand in a row."""
     most = DRAWN_OF_ONE if len(found) == 1 else DRAWN_OF_EACH
     panels: list[Panel] = []
+    across = DRAWN_OF_EACH
     for layer, own in list(found.items())[:MOST_LAYERS]:
-        panels += [
-            panel for row in _spaced(len(own["channel"]), most) for panel in _pair(images, layer, tops[layer], own, row)
-        ]
-    return tuple(panels)
+        rows = _spaced(len(own["channel"]), most)
+        panels += [panel for row in rows for panel in _pair(images, layer, tops[layer], own, row)]
+        if len(found) == 1:
+            across = _across(len(rows))
+        else:  # The next layer begins a row.
+            panels += [BLANK, BLANK] * (-len(rows) % across)
+    return tuple(panels), across
+
+
+def _across(channels: int) -> int:
+    """Return how many channels a row holds, so that few places stay empty: 4 stand two by two."""
+    return min((3, 2), key=lambda across: -channels % across)
 
 
 def _spaced(count: int, most: int) -> Sequence[int]:
@@ -198,11 +218,20 @@ def _pair(images: Images, layer: str, top: Top, own: dict[str, NDArray[Any]], ro
     value, magnitude = top.value[channel], np.abs(projection[projection != 0])
     # A few pixels hold many times what the others do; scaled to them, the rest would be grey.
     largest = float(np.quantile(magnitude, COLOURED)) if magnitude.size else 0.0
-    picture = seen.transpose(1, 2, 0) if len(seen) == 3 else seen.mean(0)
-    return (
-        relief(f"{layer}[{channel}]", shown, largest),
-        Panel(f"seen at {value[0]:.3g} … {value[-1]:.3g}", np.nan_to_num(picture, nan=1.0)),
-    )
+    return relief(f"{layer}[{channel}], cut at 99 %", shown, largest), Panel(_range(value), _framed(seen))
+
+
+def _range(value: Tensor) -> str:
+    if len(value) == 1:
+        return f"what it saw; activation {value[0]:.3g}"
+    rank = {2: "2nd", 3: "3rd"}.get(len(value), f"{len(value)}th")
+    return f"what it saw; activations {value[0]:.3g} (strongest) to {value[-1]:.3g} ({rank})"
+
+
+def _framed(seen: NDArray[Any]) -> NDArray[Any]:
+    """Return image parts (c, p, q) as a picture (p, q, 3), the lines between them of a colour of their own."""
+    colours = seen if len(seen) == 3 else np.broadcast_to(seen.mean(0), (3, *seen.shape[1:]))
+    return np.where(np.isnan(colours), np.reshape(FRAME, (3, 1, 1)), colours).transpose(1, 2, 0)
 
 
 def _windows(pictures: NDArray[Any], places: list[tuple[int, int]], size: list[int]) -> NDArray[Any]:

@@ -99,8 +99,8 @@ def distances(values: Float32[ndarray, "n f"], label: Int[ndarray, " n"], classe
         total[np.diag_indices(classes)] -= member.T @ itself
         pairs = np.outer(counts, counts) - np.diag(counts)
         found = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
-        # None is below 0 but by rounding.
-        mean[measure] = np.maximum(found, 0)
+        # What is left of terms that cancel is rounding; without this, equal features would lie 1e-15 apart.
+        mean[measure] = np.where(found < 1e-12 * (np.abs(u).max() + np.abs(v).max()), 0, found)
         own[measure] = float(itself.mean())
     return Distances(mean, own, counts.astype(np.int64))
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distributed_cases import CASES, LONG, normalised, run
+from distributed_cases import CASES, FEW, LONG, REST, normalised, run
 from faultlight import files
 from faultlight.cli import main
 from faultlight.errors import InputError
@@ -65,10 +65,18 @@ def interrupted_after_an_epoch(case: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("few")
+    code, _, error = ended(str(HERE / "distributed_cases.py"), "few", str(folder))
+    assert code == 0, error
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rest")
     interrupted_after_an_epoch(CASES["adversarial"] | {"epochs": 3}, folder / "resumed")
-    code, _, error = ended(str(HERE / "distributed_cases.py"), "everything", str(folder))
+    code, _, error = ended(str(HERE / "distributed_cases.py"), "rest", str(folder))
     assert code == 0, error
     return folder
 
@@ -83,31 +91,44 @@ def furthest(one: Path, other: Path) -> float:
     )
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_what_one_does(case: str, two: Path, tmp_path: Path) -> None:
-    run(CASES[case], tmp_path / "one")
-    assert furthest(tmp_path / "one", two / case) < TOLERANCE.get(case, 1e-5)
-    one, other = (files.read_json(folder / "records/training.json") for folder in (tmp_path / "one", two / case))
+def check_one_is_like(two: Path, case: str, folder: Path) -> None:
+    run(CASES[case], folder)
+    assert furthest(folder, two / case) < TOLERANCE.get(case, 1e-5)
+    one, other = (files.read_json(each / "records/training.json") for each in (folder, two / case))
     for first, second in zip(one["epochs"], other["epochs"], strict=True):
         assert first.keys() == second.keys()
         assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-4)
 
 
-def test_a_run_of_one_process_is_gone_on_with_by_two(two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", FEW)
+def test_two_processes_train_what_one_does(case: str, few: Path, tmp_path: Path) -> None:
+    check_one_is_like(few, case, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REST)
+def test_two_processes_train_what_one_does_by_other_objectives_and_layers(
+    case: str, rest: Path, tmp_path: Path
+) -> None:
+    check_one_is_like(rest, case, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_is_gone_on_with_by_two(rest: Path, tmp_path: Path) -> None:
     run(CASES["adversarial"] | {"epochs": 3}, tmp_path)
-    assert furthest(tmp_path, two / "resumed") < 1e-5
-    assert len(files.read_json(two / "resumed/records/training.json")["epochs"]) == 3
+    assert furthest(tmp_path, rest / "resumed") < 1e-5
+    assert len(files.read_json(rest / "resumed/records/training.json")["epochs"]) == 3
+    assert "processes" not in (rest / "resumed/run.toml").read_text(encoding="utf-8")
 
 
-def test_the_records_tell_how_many_processes_there_were(two: Path) -> None:
-    assert files.read_json(two / "standard/records/training.json")["processes"] == 2
-    assert files.read_json(two / "standard/stamp.json")["processes"] == 2
-    assert "processes = 2" in (two / "standard/run.toml").read_text(encoding="utf-8")
-    assert "processes" not in (two / "resumed/run.toml").read_text(encoding="utf-8")
+def test_the_records_tell_how_many_processes_there_were(few: Path) -> None:
+    assert files.read_json(few / "standard/records/training.json")["processes"] == 2
+    assert files.read_json(few / "standard/stamp.json")["processes"] == 2
+    assert "processes = 2" in (few / "standard/run.toml").read_text(encoding="utf-8")
 
 
-def test_batch_norm_over_two_parts_is_that_over_the_whole(two: Path) -> None:
-    found, due = load_file(two / "normalised.safetensors"), normalised(slice(0, 7), ALONE)
+def test_batch_norm_over_two_parts_is_that_over_the_whole(few: Path) -> None:
+    found, due = load_file(few / "normalised.safetensors"), normalised(slice(0, 7), ALONE)
     assert found.keys() == due.keys()
     for name, value in due.items():
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-4 if name == "gradient" else 1e-5), name
@@ -150,7 +171,7 @@ def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
     code, _, error = ended(str(HERE / "distributed_cases.py"), "unlike", str(tmp_path / "run"))
     assert code != 0
     assert error.count("process 1 differs from process 0 in data.test") == 1, error
-    assert error.count("InputError") == 1, error
+    assert error.count("errors.InputError: ") == 1, error
 
 
 def test_shares_lie_side_by_side_and_differ_by_a_row_at_most() -> None:

@@ -257,9 +257,9 @@ def _drawing(
         seen = units[row].channel if units[row].layer is None else int(probability.argmax())
         title = f"{names[row]}: {images.classes[seen]} with {100 * probability[seen]:.2f} %"
         panels.append(Panel(title, picture(torch.from_numpy(arrays["x"][row]))))
-    if len(panels) >= COLUMNS:
-        panels += [BLANK] * (-len(panels) % COLUMNS)
     steps, few, shown = np.arange(arrays["cost"].shape[1]), min(len(units), MOST_CURVES), min(len(units), COLUMNS - 1)
+    if len(panels) + 1 + shown > COLUMNS:  # The curves begin a row.
+        panels += [BLANK] * (-len(panels) % COLUMNS)
     cost = tuple(Curve(names[row], arrays["cost"][row]) for row in range(few))
     panels.append(Chart(f"cost, step by step{_of(few, len(units))}", steps, cost, *ends_of(arrays["cost"][:few])))
     classes = images.classes[:MOST_CURVES]

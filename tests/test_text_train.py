@@ -19,9 +19,10 @@ from faultlight.text.alphabet import PRINTABLE, Alphabet, alphabet_of
 from faultlight.text.corpus import check_length, divide, load_corpus, random_chunks, stream_chunks
 from faultlight.text.measure import bits, held_out_loss
 from faultlight.text.model import build_model
-from faultlight.text.recipe import is_text_recipe, load_text_recipe, names
+from faultlight.text.recipe import load_text_recipe, names
 from faultlight.text.run import train
 from faultlight.text.saved import load_text_model
+from faultlight.train.steps_recipe import kind_of
 from text_toys import LETTERS, corpus, model, recipe, same_for_all
 
 
@@ -30,7 +31,7 @@ def test_a_carried_text_recipe_is_named_after_its_file_and_has_a_target(name: st
     found = load_text_recipe(name)
     assert found.name == name
     assert found.target is not None
-    assert is_text_recipe(name)
+    assert kind_of(name) == "text"
 
 
 def test_the_founding_recipe_has_141_300_parameters_over_100_characters() -> None:

@@ -15,6 +15,7 @@ from faultlight.errors import InputError
 from faultlight.models import zoo
 from faultlight.train.objectives import build, teacher
 from faultlight.train.recipe import FOLDER, Recipe, flatten, load_recipe, names, parse_recipe, parse_settings
+from faultlight.train.steps_recipe import kind_of
 
 LEAST: dict[str, Any] = {
     "name": "x", "title": "x", "model": "digits-cnn", "data": "digits", "epochs": 1, "batch": 8,
@@ -199,3 +200,20 @@ def test_listing_does_not_load_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_recipe_is_of_the_kind_of_its_folder(tmp_path: Path) -> None:
+    for path in FOLDER.rglob("*.toml"):
+        due = "classifier" if path.parent == FOLDER else path.parent.name
+        assert kind_of(path.stem) == kind_of(str(path)) == due
+    mine = tmp_path / "mine.toml"
+    mine.write_text('kind = "gan"', encoding="utf-8")
+    assert kind_of(str(mine)) == "gan"
+    for nothing in ("no-such-recipe", str(tmp_path / "absent.toml"), str(tmp_path)):
+        assert kind_of(nothing) == "classifier"
+
+
+@pytest.mark.parametrize("name", ["mnist-dcgan", "mnist-denoiser-1", "char-rnn"])
+def test_what_classifiers_alone_know_is_refused_for_other_kinds(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", name, "--epochs", "3"]) == 2
+    assert "--epochs cannot be given beside a recipe of kind" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,26 +47,19 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")] = False,
 ) -> None:
     """Train a network by a recipe, and say whether it reached its target."""
-    from faultlight.text.recipe import is_text_recipe
     from faultlight.train.launch import launched
     from faultlight.train.recipe import load_recipe, parse_settings
+    from faultlight.train.steps_recipe import kind_of
 
     with launched(device) as ranks:
-        if is_text_recipe(recipe):
-            from faultlight.cli.text import train_text
-
-            _refuse(
-                {
-                    "torchrun": ranks,
-                    "--epochs": epochs is not None,
-                    "--seeds": seeds,
-                    "--grid": grid,
-                    "--keep-epochs": keep_epochs,
-                },
-                "text",
+        kind = kind_of(recipe)
+        if kind != "classifier":
+            beside = {"torchrun": ranks, "--epochs": epochs is not None, "--seeds": seeds, "--search": search}
+            _refuse(beside | {"--grid": grid, "--keep-epochs": keep_epochs}, f"a recipe of kind {kind!r}")
+            verb = import_module(f"faultlight.cli.{kind}")
+            verb.train(
+                recipe, data=data, seed=seed, device=device, out=out, resume=resume, settings=settings, json=json
             )
-            given = {"data": data, "seed": seed}
-            train_text(recipe, settings or [], given, device=device, out=out, resume=resume, json=json)
             return
 
         flags: dict[str, Any] = {"data": data, "epochs": epochs, "seed": seed}

@@ -96,14 +96,6 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
-def is_text_recipe(spec: str) -> bool:
-    """Return whether a recipe's name, or the file at its path, is one of text; False where nothing can be read."""
-    try:
-        return spec in names() or tomllib.loads(Path(spec).read_text(encoding="utf-8")).get("kind") == KIND
-    except (OSError, ValueError):
-        return False
-
-
 def load_text_recipe(spec: str, overrides: Mapping[str, Any] | None = None) -> TextRecipe:
     """Return a text recipe by its name or the path of its .toml file.
 

@@ -14,6 +14,24 @@ from faultlight.errors import InputError, nearest
 
 R = TypeVar("R", bound=BaseModel)
 
+# One folder a kind, but for classifiers, which stand in it themselves.
+CARRIED = Path(__file__).parent.parent / "recipes"
+
+
+def kind_of(spec: str) -> str:
+    """Return what a recipe trains, "autoencoder", "gan" or "text"; all else, even what there is not, "classifier".
+
+    Args:
+        spec: a name, or a path ending in .toml.
+    """
+    own = {path.stem: path for path in sorted(CARRIED.glob("*/*.toml"))}
+    path = own.get(spec) or Path(spec)
+    try:
+        kind = tomllib.loads(path.read_text(encoding="utf-8")).get("kind") if path.suffix == ".toml" else None
+    except (OSError, ValueError):  # what is wrong with the file is told by whoever reads it as a recipe
+        return "classifier"
+    return kind if kind in {each.parent.name for each in own.values()} else "classifier"
+
 
 def names(folder: Path) -> tuple[str, ...]:
     """Return the names of the recipes in a folder, in alphabetical order."""

@@ -16,6 +16,7 @@ from faultlight.errors import InputError
 from faultlight.models.subject import Subject
 from faultlight.train.recipe import load_recipe
 from faultlight.train.run import train
+from faultlight.views.evolution import _lifted
 
 WEIGHTS = (0.5, -1.0, 2.0)
 
@@ -97,3 +98,9 @@ def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
 def test_no_channels_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="channels must be 1 or more, not 0"):
         fl.views.Evolution(checkpoints=str(folder), channels=0)(Subject(Scaled(), 2), images())
+
+
+def test_weak_values_are_lifted_and_the_ends_of_the_scale_stay() -> None:
+    lifted = _lifted(np.array([-8.0, -1.0, 0.0, 0.008, 8.0]), 8.0)
+    assert lifted == pytest.approx([-8.0, -4.0, 0.0, 0.8, 8.0])
+    assert not _lifted(np.zeros(3), 0.0).any()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,8 +28,8 @@ from faultlight.views.occlusion import last_map_layer
 from faultlight.views.projection import caption
 
 SCALED = (
-    "A row is one feature map, and its projections share one scale, uncut: what is pale is weak. The number above each "
-    "is its own greatest magnitude."
+    "A row is one feature map, and its projections share one scale, uncut: what is pale is weak. Colours grow with the "
+    "cube root of the value, so that the weak beginnings are seen. The number above each is its own greatest magnitude."
 )
 
 
@@ -51,8 +52,8 @@ class Evolution:
 
     Arrays (e checkpoints, k channels): `projection` (e, k, c, h, w), signed; `activation` (e, k), the greatest of the
     data set; `id` (e, k), the image that gave it; `x` (e, k, c, h, w), its pixels; `channel` (k,). In the drawing a row
-    is a channel, a column a checkpoint; the projections of a row share one scale, that of the strongest of them, and
-    each title says how far its own go.
+    is a channel, a column a checkpoint; the projections of a row share one scale, that of the strongest of them,
+    whose colours grow with the cube root of the value, and each title says how far its own go.
 
     Source: Zeiler and Fergus 2014, "Visualizing and understanding convolutional networks", section 4, figure 4.
     Departure: the paper stretches the contrast of each picture, which makes the noise of the start as strong as what is
@@ -158,8 +159,14 @@ def _words(layer: str, names: Sequence[str], backward: Backward, arrays: dict[st
 def _drawing(layer: str, names: Sequence[str], arrays: dict[str, NDArray[Any]]) -> tuple[Panel, ...]:
     projection = arrays["projection"]
     reach = abs(projection).max((2, 3, 4))
+    full = reach.max(0).tolist()
     return tuple(
-        relief(f"{layer}[{channel}], {name}: to ±{reach[e, k]:.3g}", projection[e, k], float(reach[:, k].max()))
+        relief(f"{layer}[{channel}], {name}: to ±{reach[e, k]:.3g}", _lifted(projection[e, k], full[k]), full[k])
         for k, channel in enumerate(arrays["channel"])
         for e, name in enumerate(names)
     )
+
+
+def _lifted(values: NDArray[Any], full: float) -> NDArray[Any]:
+    """Return full·∛(value / full): signs, 0 and ±full stay, and what is a thousandth of full becomes a tenth."""
+    return values if full == 0 else full * np.cbrt(values / full)

@@ -42,6 +42,7 @@ def test_number_of_slots_changes_nothing(audited: Path, tmp_path: Path, slots: i
     assert runs.outcome(tmp_path / "other") == runs.outcome(audited)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_twins(tmp_path: Path) -> None:
     """On a net this small all that stands is proven to, and nothing would be left for attacks that start at random."""
     for seed in (0, 1):
@@ -272,6 +273,7 @@ class WithoutNumbers(nn.Module):
         return logits + (x * 0).sqrt().flatten(1).sum(1, keepdim=True) * 0
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_numbers_withhold_the_verdict(tmp_path: Path) -> None:
     run = fl.audit(runs.subject(WithoutNumbers()), runs.digits(), THREAT, tmp_path / "run", effort="quick")
     assert run.verdict.status == "withheld"

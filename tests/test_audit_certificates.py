@@ -60,6 +60,7 @@ def test_what_is_proved_is_not_attacked(audited: Path) -> None:
     assert all(image.status == Status.STANDING for image in ledger.images() if image.id in proved)
 
 
+@pytest.mark.slow
 def test_a_cross_check_attacks_everything_and_finds_no_contradiction(audited: Path, tmp_path: Path) -> None:
     run = audit(tmp_path / "run", cross_check=True)
     first, ledger = read_ledger(audited / "ledger.sqlite"), read_ledger(run.folder / "ledger.sqlite")
@@ -115,6 +116,7 @@ class Softmax(nn.Module):
         return torch.log_softmax(self.inner(x), 1)
 
 
+@pytest.mark.slow
 def test_what_has_no_bound_is_said_and_the_audit_goes_on(tmp_path: Path) -> None:
     run = audit(tmp_path / "run", Softmax(), effort="standard")
     (finding,) = [finding for finding in run.verdict.findings if finding.check == "no-certificate"]

@@ -146,6 +146,7 @@ def test_killed_at_twenty_random_moments_and_resumed_ends_the_same(
     assert kills >= 10
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_the_ledger_and_marks_the_report(factory: Path, unbroken: Path, tmp_path: Path) -> None:
     command = words(factory, tmp_path / "run")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -257,6 +258,7 @@ def test_gate_holds_the_lower_end_of_the_interval(factory: Path, unbroken: Path,
     assert "lower end" in sentence(between)
 
 
+@pytest.mark.slow
 def test_gate_on_a_withheld_verdict_exits_4(factory: Path, tmp_path: Path) -> None:
     done = call(words(factory, tmp_path / "run", "--gate", "attacked>=0.1", net="detached"))
     assert done.returncode == 4

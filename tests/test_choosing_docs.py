@@ -20,6 +20,7 @@ def made() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "scripts" / "docs.py"))
 
 
+@pytest.mark.slow
 def test_the_table_is_current(made: dict[str, Any]) -> None:
     assert made["choosing_page"](PAGE) == PAGE, "docs/choosing-an-attack.md is old: run `make docs`"
 

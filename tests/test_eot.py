@@ -190,6 +190,7 @@ def test_audits_of_a_random_model_are_reproducible(tmp_path: Path) -> None:
     assert "random-output" in {finding.check for finding in run.verdict.findings}
 
 
+@pytest.mark.slow
 def test_averaging_reaches_what_the_net_behind_the_noise_gives_up(tmp_path: Path) -> None:
     plain = fl.audit(runs.subject(), runs.digits(12), "linf:0.15", tmp_path / "plain", effort="quick")
     run, _ = audited(tmp_path / "noisy")

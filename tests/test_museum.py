@@ -89,6 +89,7 @@ def test_no_exhibit_gets_a_sound_verdict_with_a_false_number(name: str, tmp_path
     assert run.verdict.status != "sound" or name in TRANSPARENT
 
 
+@pytest.mark.slow
 def test_the_classifier_itself_is_sound(tmp_path: Path) -> None:
     """The control: no check fires where nothing is hidden."""
     subject = Subject(MUSEUM.undefended(), 10, "undefended")

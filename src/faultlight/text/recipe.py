@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from faultlight.errors import InputError, nearest
 from faultlight.text.shape import Shape
+from faultlight.train import steps_recipe
 from faultlight.train.recipe import Optimiser, Schedule
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "text"
@@ -93,7 +92,7 @@ class TextRecipe(BaseModel):
 
 def names() -> tuple[str, ...]:
     """Return the names of the text recipes that Faultlight carries, in alphabetical order."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+    return steps_recipe.names(FOLDER)
 
 
 def load_text_recipe(spec: str, overrides: Mapping[str, Any] | None = None) -> TextRecipe:
@@ -106,16 +105,7 @@ def load_text_recipe(spec: str, overrides: Mapping[str, Any] | None = None) -> T
     Raises:
         InputError: no such recipe, text that is not TOML, a key that no text recipe has, or a value of the wrong kind.
     """
-    path = _find(spec)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}; mend that line.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; give a recipe's name or its file's path.") from None
-    for key, value in (overrides or {}).items():
-        _lay(content, key, value)
-    return parse_text_recipe(content, spec)
+    return steps_recipe.load(TextRecipe, FOLDER, spec, overrides)
 
 
 def parse_text_recipe(content: Mapping[str, Any], source: str = "the recipe") -> TextRecipe:
@@ -124,48 +114,4 @@ def parse_text_recipe(content: Mapping[str, Any], source: str = "the recipe") ->
     Raises:
         InputError: the first thing wrong, with the nearest known key or the values allowed.
     """
-    try:
-        return TextRecipe.model_validate(dict(content))
-    except ValidationError as error:
-        raise InputError(f"{source}: {_sentence(error)}") from None
-
-
-def _find(spec: str) -> Path:
-    if spec.endswith(".toml"):
-        return Path(spec).expanduser()
-    if spec in names():
-        return FOLDER / f"{spec}.toml"
-    raise InputError(f"there is no text recipe named {spec!r}, nor is it a path ending in .toml; {_near(spec)}.")
-
-
-def _near(spec: str) -> str:
-    return nearest(spec, names())
-
-
-def _lay(content: dict[str, Any], key: str, value: Any) -> None:
-    *tables, last = key.split(".")
-    for name in tables:
-        inner = content.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise InputError(f"{key!r} cannot be set: {name!r} holds a value, not a table.")
-        content = inner
-    content[last] = value
-
-
-def _sentence(error: ValidationError) -> str:
-    # A typo leaves its key missing as well; the typo is what helps.
-    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-    dotted = ".".join(str(part) for part in first["loc"])
-    *parents, key = dotted.split(".")
-    if first["type"] == "extra_forbidden":
-        where = f" in [{'.'.join(parents)}]" if parents else ""
-        return f"there is no key {key!r}{where}; {nearest(key, _known(parents))}."
-    if first["type"] == "missing":
-        return f"the key {dotted!r} is missing; add it."
-    reason = first["msg"].removeprefix("Input ")
-    return f"{dotted} {reason[:1].lower()}{reason[1:]}, not {first['input']!r}."
-
-
-def _known(parents: list[str]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {"optimiser": Optimiser, "schedule": Schedule, "target": TextTarget}
-    return list((tables[parents[0]] if parents else TextRecipe).model_fields)
+    return steps_recipe.parse(TextRecipe, content, source)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from faultlight.cli._print import print_json, print_text
+
 if TYPE_CHECKING:
     from faultlight.autoencoder.run import AutoencoderResult
     from faultlight.data.images import Images
@@ -61,9 +63,9 @@ def train(
     folder = out or Path("runs") / chosen.name
     result = run.train(chosen, out=folder, resume=resume, device=device, quiet=json)
     if json:
-        _print_json(asdict(result) | {"folder": str(result.folder)})
+        print_json(asdict(result) | {"folder": str(result.folder)})
     else:
-        _print(_as_text(result))
+        print_text(_as_text(result))
 
 
 @app.command()
@@ -96,9 +98,9 @@ def compare(
     compared = compare_networks(nets, images, noises, subject, seed=seed, quiet=json)
     paths = compared.save(out or runs[0] / "compare")
     if json:
-        _print_json(compared.record())
+        print_json(compared.record())
     else:
-        _print("\n".join([as_text(compared), *(f"wrote {path}" for path in paths)]))
+        print_text("\n".join([as_text(compared), *(f"wrote {path}" for path in paths)]))
 
 
 @app.command()
@@ -120,9 +122,9 @@ def page(
     images, learnt = _images(name, n), load_data(name, "train", n=10_000)
     record = write_page(run, images, learnt, out or run / "page", sample=sample, seed=seed)
     if json:
-        _print_json(record)
+        print_json(record)
     else:
-        _print("\n".join([*record["sentences"], f"wrote {(out or run / 'page') / 'page.html'}"]))
+        print_text("\n".join([*record["sentences"], f"wrote {(out or run / 'page') / 'page.html'}"]))
 
 
 @app.command()
@@ -138,9 +140,11 @@ def defend(
 
     place = save_denoised(out or run / "defence", run, classifier, weights)
     if json:
-        _print_json({"schema": 1, "model": f"{place}:denoised"})
+        print_json({"schema": 1, "model": f"{place}:denoised"})
     else:
-        _print(f"wrote {place.parent}\nnext  faultlight audit {place.parent / FACTORY}:denoised --trust --data DATA")
+        print_text(
+            f"wrote {place.parent}\nnext  faultlight audit {place.parent / FACTORY}:denoised --trust --data DATA"
+        )
 
 
 def _images(name: str, n: int) -> Images:
@@ -180,15 +184,3 @@ def _as_text(result: AutoencoderResult) -> str:
         f"next         faultlight autoencoder page {result.folder}",
     ]
     return "\n".join(lines)
-
-
-def _print(text: str) -> None:
-    from faultlight.progress import inert
-
-    typer.echo("\n".join(inert(line) for line in text.split("\n")))
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    from json import dumps
-
-    typer.echo(dumps(record, ensure_ascii=False, allow_nan=False))

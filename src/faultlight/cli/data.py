@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from faultlight.cli._print import print_json, print_text
+
 if TYPE_CHECKING:
     from faultlight.data.describe import Description, SplitFacts
 
@@ -42,12 +44,12 @@ def list_(folder: _Folder = None, json: _Json = False) -> None:
         row = {"name": source.published.name, "images": source.published.images, "where": where}
         rows.append({**row, "bytes": _size(copy) if copy else None})
     if json:
-        _print_json({"sets": rows})
+        print_json({"sets": rows})
         return
     for each in rows:
         where = each["where"] or f"not here; `faultlight data fetch {each['name']}`"
         size = f" ({each['bytes'] / 2**20:.1f} MiB)" if each["bytes"] else ""
-        _print(f"{each['name']:<10} {each['images']:>7,} images   {where}{size}")
+        print_text(f"{each['name']:<10} {each['images']:>7,} images   {where}{size}")
 
 
 @app.command()
@@ -64,9 +66,9 @@ def fetch(name: _Name, folder: _Folder = None) -> None:
     if source.published is None or source.published.name != name:
         raise InputError(f"{name!r} is a path; only a set with a name can be fetched.")
     if not source.published.downloads:
-        _print(f"{name} comes with Faultlight; there is nothing to fetch.")
+        print_text(f"{name} comes with Faultlight; there is nothing to fetch.")
         return
-    _print(str(fetch_copy(source, source.published, folder)))
+    print_text(str(fetch_copy(source, source.published, folder)))
 
 
 @app.command()
@@ -81,10 +83,10 @@ def check(
 
     found = check_data(name, folder=folder, skip_bad=skip_bad, resize=_parsed(resize))
     if json:
-        _print_json({"name": name, "ok": True, "found": found})
+        print_json({"name": name, "ok": True, "found": found})
         return
     for line in found:
-        _print(f"ok  {line}")
+        print_text(f"ok  {line}")
 
 
 @app.command()
@@ -107,7 +109,7 @@ def describe(
     options: dict[str, Any] = {"folder": folder, "skip_bad": skip_bad, "resize": _parsed(resize)}
     found = describe_data(name, split_seed=split_seed, **options)
     if json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
         return
     _print_description(found)
 
@@ -130,7 +132,7 @@ def export(
 
     options: dict[str, Any] = {"folder": folder, "skip_bad": skip_bad, "resize": _parsed(resize)}
     done = export_data(name, destination, n=n, split_seed=split_seed, **options)
-    _print(
+    print_text(
         f"{done.images:,} images in {destination}; rounding to 8 bits changed no pixel by more than {done.rounding:.2g}"
     )
 
@@ -146,33 +148,21 @@ def _size(folder: Path) -> int:
 
 
 def _print_description(found: Description) -> None:
-    _print(f"{found.name}: {len(found.classes)} classes, split seed {found.split_seed}")
-    _print(f"split hash {found.split_hash}")
+    print_text(f"{found.name}: {len(found.classes)} classes, split seed {found.split_seed}")
+    print_text(f"split hash {found.split_hash}")
     for facts in found.splits:
         _print_split(facts)
     width = max(5, *(len(name) for name in found.classes))
-    _print(" ".join([f"\n{'class':<{width}}", *(f"{facts.split:>10}" for facts in found.splits)]))
+    print_text(" ".join([f"\n{'class':<{width}}", *(f"{facts.split:>10}" for facts in found.splits)]))
     for label, name in enumerate(found.classes):
-        _print(" ".join([f"{name:<{width}}", *(f"{facts.histogram[label]:>10,}" for facts in found.splits)]))
+        print_text(" ".join([f"{name:<{width}}", *(f"{facts.histogram[label]:>10,}" for facts in found.splits)]))
 
 
 def _print_split(facts: SplitFacts) -> None:
     shape = "×".join(str(side) for side in facts.shape)
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (facts.mean, facts.std))
-    _print(f"\n{facts.split}: {facts.n:,} images of {shape}")
-    _print(f"  pixels {facts.low:.4g} to {facts.high:.4g}, mean {mean}, deviation {std}")
-    _print(f"  fingerprint {facts.fingerprint}")
+    print_text(f"\n{facts.split}: {facts.n:,} images of {shape}")
+    print_text(f"  pixels {facts.low:.4g} to {facts.high:.4g}, mean {mean}, deviation {std}")
+    print_text(f"  fingerprint {facts.fingerprint}")
     for note in facts.notes:
-        _print(f"  note: {note}")
-
-
-def _print(text: str) -> None:
-    from faultlight.progress import inert
-
-    typer.echo("\n".join(inert(line) for line in text.split("\n")))
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    from json import dumps
-
-    typer.echo(dumps(record))
+        print_text(f"  note: {note}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from faultlight.cli._print import print_json, print_text
+
 if TYPE_CHECKING:
     from faultlight.gan.run import GanResult
     from faultlight.models.subject import Subject
@@ -56,9 +58,9 @@ def train(
     folder = out or Path("runs") / chosen.name
     result = run.train(chosen, out=folder, resume=resume, device=device, quiet=json)
     if json:
-        _print_json(asdict(result) | {"folder": str(result.folder)})
+        print_json(asdict(result) | {"folder": str(result.folder)})
     else:
-        _print(_as_text(result))
+        print_text(_as_text(result))
 
 
 @app.command()
@@ -77,7 +79,7 @@ def sample(
 
     path = out or run / "samples.png"
     write_bytes(path, png(grid(as_bytes(draw(load_generator(run), n, seed)), columns)))
-    _print(f"wrote {path}")
+    print_text(f"wrote {path}")
 
 
 @app.command()
@@ -94,9 +96,9 @@ def measure(
 
     record = measured(run, _load(classifier, weights), n=n, seed=seed)
     if json:
-        _print_json(record)
+        print_json(record)
         return
-    _print(_measured_text(record))
+    print_text(_measured_text(record))
 
 
 @app.command()
@@ -130,9 +132,9 @@ def study(
     record = run_study(base, subject, out=out, seeds=chosen, n=n, resume=resume, device=device, quiet=json)
     path = write_gan_page(out)
     if json:
-        _print_json(record | {"page": str(path)})
+        print_json(record | {"page": str(path)})
         return
-    _print("\n".join([*map(_row_text, record["rows"]), _verdict(record["holds"]), f"wrote {path}"]))
+    print_text("\n".join([*map(_row_text, record["rows"]), _verdict(record["holds"]), f"wrote {path}"]))
 
 
 @app.command()
@@ -140,7 +142,7 @@ def page(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of 
     """Write one HTML page: drawings over time, curves, classes, measures and the alarm."""
     from faultlight.report.gan_page import write_gan_page
 
-    _print(f"wrote {write_gan_page(run)}")
+    print_text(f"wrote {write_gan_page(run)}")
 
 
 def _load(classifier: str, weights: Path | None) -> Subject:
@@ -210,15 +212,3 @@ def _as_text(result: GanResult) -> str:
         f"next            faultlight gan measure {result.folder} --classifier MODEL",
     ]
     return "\n".join(lines)
-
-
-def _print(text: str) -> None:
-    from faultlight.progress import inert
-
-    typer.echo("\n".join(inert(line) for line in text.split("\n")))
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    from json import dumps
-
-    typer.echo(dumps(record, ensure_ascii=False, allow_nan=False))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from faultlight.cli._print import print_json, print_text
+
 if TYPE_CHECKING:
     from faultlight.text.look import Look
     from faultlight.text.run import TextResult
@@ -63,15 +65,15 @@ def train_text(
 
     corpus = load_corpus(chosen.data, chosen.alphabet, chosen.held_out)
     if not json:
-        _print(corpus.describe())
+        print_text(corpus.describe())
     folder = out or Path("runs") / chosen.name
     result = run.train(chosen, out=folder, corpus=corpus, resume=resume, device=device, quiet=json)
     if json:
         from dataclasses import asdict
 
-        _print_json(asdict(result) | {"folder": str(result.folder)})
+        print_json(asdict(result) | {"folder": str(result.folder)})
     else:
-        _print(_as_text(result))
+        print_text(_as_text(result))
 
 
 @app.command()
@@ -100,11 +102,11 @@ def sample(
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
     written = [write(model, each, length, **settings) for each in (prime if prime is not None else PRIMES)]
     if json:
-        _print_json({"schema": 1, **settings, "samples": [asdict(each) for each in written]})
+        print_json({"schema": 1, **settings, "samples": [asdict(each) for each in written]})
         return
     for each in written:
         skipped = f" (skipped, being unknown to the model: {each.skipped!r})" if each.skipped else ""
-        _print(f"── {each.prime!r}{skipped}\n{each.read}{each.text}\n")
+        print_text(f"── {each.prime!r}{skipped}\n{each.read}{each.text}\n")
 
 
 @app.command()
@@ -139,10 +141,10 @@ def view(
     page = write_text_page(folder)
     if json:
         cells = as_record(found, model, run.name, source)["cells"]
-        _print_json({"schema": 1, "page": str(page), "source": source, "read": found.read, "cells": cells})
+        print_json({"schema": 1, "page": str(page), "source": source, "read": found.read, "cells": cells})
         return
-    _print(_cells_as_text(found, source))
-    _print(f"wrote {page}")
+    print_text(_cells_as_text(found, source))
+    print_text(f"wrote {page}")
 
 
 @app.command()
@@ -177,9 +179,9 @@ def attack(
     found = misspell(models, text, edits, candidates, passages, length, seed, primes, quiet=json)
     paths = found.save(out or Path("attacks") / "text")
     if json:
-        _print_json({"schema": 1, "facts": found.facts, "files": [str(path) for path in paths]})
+        print_json({"schema": 1, "facts": found.facts, "files": [str(path) for path in paths]})
         return
-    _print("\n".join([found.text(), *(f"wrote {path}" for path in paths)]))
+    print_text("\n".join([found.text(), *(f"wrote {path}" for path in paths)]))
 
 
 @app.command()
@@ -207,11 +209,11 @@ def copied(
     learnt, held_out = corpus.alphabet.decode(corpus.train), corpus.alphabet.decode(corpus.held_out)
     found = memorised(written, learnt, held_out)
     if json:
-        _print_json({"schema": 1, "temperature": temperature, "seed": seed, **asdict(found)})
+        print_json({"schema": 1, "temperature": temperature, "seed": seed, **asdict(found)})
         return
     rows = [f"  {n:>3}-grams  {found.shares[n]:>8.2%}  {found.expected.get(n, 0):>8.2%}" for n in found.shares]
     longest = found.longest
-    _print(
+    print_text(
         "\n".join(
             [
                 f"{found.characters:,} characters written; share that stands in the text learnt from",
@@ -255,15 +257,3 @@ def _as_text(result: TextResult) -> str:
         f"next            faultlight text sample {result.folder}",
     ]
     return "\n".join(lines)
-
-
-def _print(text: str) -> None:
-    from faultlight.progress import inert
-
-    typer.echo("\n".join(inert(line) for line in text.split("\n")))
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    from json import dumps
-
-    typer.echo(dumps(record, ensure_ascii=False, allow_nan=False))

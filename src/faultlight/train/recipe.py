@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from faultlight.catalogue import Entry, catalogue
 from faultlight.errors import InputError, nearest
 from faultlight.threat import parse_threat
+from faultlight.train import steps_recipe
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 OBJECTIVES = "train.objectives"
@@ -187,18 +188,7 @@ def load_recipe(spec: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     Raises:
         InputError: no such recipe, text that is not TOML, a key that no recipe has, or a value of the wrong kind.
     """
-    path = find(spec)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}; mend that line.") from None
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}; give a recipe's name or the path of its file."
-        ) from None
-    for key, value in (overrides or {}).items():
-        _lay(content, key, value)
-    return parse_recipe(content, str(spec))
+    return parse_recipe(steps_recipe.read(find(spec), overrides), str(spec))
 
 
 def parse_recipe(content: Mapping[str, Any], source: str = "the recipe") -> Recipe:
@@ -207,10 +197,7 @@ def parse_recipe(content: Mapping[str, Any], source: str = "the recipe") -> Reci
     Raises:
         InputError: the first thing wrong, with the nearest known key or the values allowed.
     """
-    try:
-        return Recipe.model_validate(dict(content))
-    except ValidationError as error:
-        raise InputError(f"{source}: {_sentence(error)}") from None
+    return steps_recipe.parse(Recipe, content, source)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -263,33 +250,6 @@ def _value(text: str) -> Any:
     return parsed["value"] if set(parsed) == {"value"} else text
 
 
-def _lay(content: dict[str, Any], key: str, value: Any) -> None:
-    *tables, last = key.split(".")
-    for position, name in enumerate(tables):
-        inner = content.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise InputError(f"{key!r} cannot be set: {'.'.join(tables[: position + 1])!r} holds a value, not a table.")
-        content = inner
-    content[last] = value
-
-
-def _sentence(error: ValidationError) -> str:
-    # A typo leaves its key missing as well; the typo is what helps.
-    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-    dotted = ".".join(str(part) for part in first["loc"])
-    *parents, key = dotted.split(".")
-    if first["type"] == "extra_forbidden":
-        where = f" in [{'.'.join(parents)}]" if parents else ""
-        return f"there is no key {key!r}{where}; {nearest(key, _known(parents))}."
-    if first["type"] == "missing":
-        return f"the key {dotted!r} is missing; add it."
-    if first["type"] == "value_error":
-        reason = str(first["ctx"]["error"]).rstrip(".")
-        return f"in [{dotted}], {reason}." if dotted else f"{reason}."
-    reason = first["msg"].removeprefix("Input ")
-    return f"{dotted} {reason}, not {first['input']!r}."
-
-
 _KINDS: dict[str, type[Any]] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -304,11 +264,3 @@ def _check_setting(entry: Entry, key: str, value: Any) -> None:
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"].removeprefix("Input ")
         raise ValueError(f"{key} {reason}, not {value!r}") from None
-
-
-def _known(parents: Sequence[str]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {
-        "optimiser": Optimiser, "schedule": Schedule, "augment": Augment, "target": Target,
-        "robust_target": RobustTarget, "robust_validation": RobustValidation,
-    }  # fmt: skip
-    return list((tables[parents[0]] if parents else Recipe).model_fields)

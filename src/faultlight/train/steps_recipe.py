@@ -50,7 +50,15 @@ def load(kind: type[R], folder: Path, spec: str, overrides: Mapping[str, Any] | 
     Raises:
         InputError: no such recipe, text that is not TOML, an unknown key, or a value of the wrong kind.
     """
-    path = _find(folder, spec)
+    return parse(kind, read(_find(folder, spec), overrides), spec)
+
+
+def read(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the nested tables of a .toml file with values by dotted key laid over them.
+
+    Raises:
+        InputError: a file that cannot be read, text that is not TOML, or a key within a value that is no table.
+    """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -59,7 +67,7 @@ def load(kind: type[R], folder: Path, spec: str, overrides: Mapping[str, Any] | 
         raise InputError(f"{path} cannot be read: {error.strerror}; give a recipe's name or its file's path.") from None
     for key, value in (overrides or {}).items():
         _lay(content, key, value)
-    return parse(kind, content, spec)
+    return content
 
 
 def parse(kind: type[R], content: Mapping[str, Any], source: str = "the recipe") -> R:
@@ -88,10 +96,10 @@ def _find(folder: Path, spec: str) -> Path:
 
 def _lay(content: dict[str, Any], key: str, value: Any) -> None:
     *tables, last = key.split(".")
-    for name in tables:
+    for position, name in enumerate(tables):
         inner = content.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise InputError(f"{key!r} cannot be set: {name!r} holds a value, not a table.")
+            raise InputError(f"{key!r} cannot be set: {'.'.join(tables[: position + 1])!r} holds a value, not a table.")
         content = inner
     content[last] = value
 

@@ -230,8 +230,22 @@ def test_a_study_of_one_model_refuses_two(study: type[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings"), [(EpsilonCurve, {"points": 1}), (Universal, {"epochs": 0}), (DrawnClass, {"steps": 0})]
+    ("kind", "settings", "sentence"),
+    [
+        (EpsilonCurve, {"largest": -0.5}, "largest must be at least 0, not -0.5."),
+        (EpsilonCurve, {"points": 1}, "points must be at least 2, not 1."),
+        (EpsilonCurve, {"samples": -1}, "samples must be at least 0, not -1."),
+        (Universal, {"epochs": 0}, "epochs must be at least 1, not 0."),
+        (Universal, {"step_size": 0.0}, "step_size must be above 0, not 0."),
+        (Universal, {"clip": -2.0}, "clip must be above 0, not -2."),
+        (DrawnClass, {"steps": 0}, "steps must be at least 1, not 0."),
+        (DrawnClass, {"deviation": -0.1}, "deviation must be at least 0, not -0.1."),
+        (DrawnClass, {"mean": 1.5}, "mean must lie in [0, 1], as pixels do, not 1.5."),
+    ],
 )
-def test_settings_out_of_range_are_refused(kind: type[Any], settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=next(iter(settings))):
+def test_settings_out_of_range_are_named_with_their_value(
+    kind: type[Any], settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError) as raised:
         kind(**settings)
+    assert str(raised.value) == sentence

@@ -13,6 +13,7 @@ from faultlight.attacks.pgd import PGD
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.evaluation.verdict import percent
+from faultlight.settings import check_settings
 from faultlight.studies._case import Bench, Case, check_class
 from faultlight.studies._search import to_the_end
 from faultlight.studies._words import picture, spoken, study_result, table
@@ -66,8 +67,9 @@ class DrawnClass:
     noises: int = 100
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.noises < 1 or self.deviation < 0 or not 0 <= self.mean <= 1:
-            raise InputError(f"drawing needs steps ≥ 1, noises ≥ 1, deviation ≥ 0 and a mean in [0, 1], not {self}.")
+        check_settings(self, steps=1, noises=1, deviation=0)
+        if not 0 <= self.mean <= 1:
+            raise InputError(f"mean must lie in [0, 1], as pixels do, not {self.mean:g}.")
 
     def __call__(self, case: Case) -> ViewResult:
         """Return how many of each start are seen as the class, and how surely.

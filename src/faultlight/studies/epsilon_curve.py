@@ -9,9 +9,9 @@ import torch
 
 from faultlight import api
 from faultlight.api import AttackResult
-from faultlight.errors import InputError
 from faultlight.evaluation.verdict import Share, percent, share
 from faultlight.geometry import check_radius
+from faultlight.settings import check_settings
 from faultlight.studies._case import Bench, Case
 from faultlight.studies._search import named
 from faultlight.studies._words import picture, study_result, table
@@ -41,8 +41,7 @@ class EpsilonCurve:
     samples: int = 5
 
     def __post_init__(self) -> None:
-        if self.largest < 0 or self.points < 2 or self.samples < 0:
-            raise InputError(f"the curve needs largest ≥ 0, points ≥ 2 and samples ≥ 0, not {self}.")
+        check_settings(self, largest=0, points=2, samples=0)
 
     def __call__(self, case: Case) -> ViewResult:
         """Return the accuracies, their intervals and the examples.

@@ -16,6 +16,7 @@ from faultlight.errors import InputError
 from faultlight.evaluation.judge import Ruling
 from faultlight.evaluation.oracle import RecordingOracle, piece_rows
 from faultlight.losses import UNTARGETED
+from faultlight.settings import check_settings
 from faultlight.studies._case import Bench, Case, check_class
 from faultlight.studies._words import array, picture, spoken, study_result, table
 from faultlight.studies.noise_transfer import shuffled
@@ -54,10 +55,10 @@ class Universal:
     target: int = -1
 
     def __post_init__(self) -> None:
-        if self.fit < 1 or self.epochs < 1 or self.batch < 1 or self.step_size <= 0 or self.clip <= 0:
-            raise InputError(
-                f"a universal perturbation needs fit, epochs, batch ≥ 1 and step_size, clip > 0, not {self}."
-            )
+        check_settings(self, fit=1, epochs=1, batch=1)
+        for name, value in (("step_size", self.step_size), ("clip", self.clip)):
+            if value <= 0:
+                raise InputError(f"{name} must be above 0, not {value:g}.")
 
     def __call__(self, case: Case) -> ViewResult:
         """Return the perturbation, and how many held-out images it and random noise as long fool.

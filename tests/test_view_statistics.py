@@ -130,5 +130,10 @@ def test_each_call_of_a_module_has_a_row() -> None:
     assert Statistics(layer="relu")(subject, images).facts["layers"] == ["relu", "relu#2"]
     with pytest.raises(InputError, match="never calls the layer 'unused'"):
         Statistics(layer="unused")(subject, images)
+    for view in (Statistics(layer="relu#3"), Activations(layer="relu#3")):
+        with pytest.raises(
+            InputError, match=r"never calls the layer 'relu#3' .*did you mean 'relu#2'\? known: relu, relu#2"
+        ):
+            view(subject, images)
     with pytest.raises(InputError, match="has no layer 'haed'; did you mean 'head'"):
         Statistics(layer="haed")(subject, images)

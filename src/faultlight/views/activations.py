@@ -17,7 +17,7 @@ from faultlight.settings import check_settings
 from faultlight.views._input import check_finite, check_input, picture
 from faultlight.views._mosaic import flat
 from faultlight.views._result import Panel, ViewResult, scale_of
-from faultlight.views.listening import leaves_of, module_named, outputs, rows_at_once
+from faultlight.views.listening import leaves_of, module_named, outputs, rows_at_once, uncalled
 
 MOST_IMAGES = 4
 MOST_MAPS = 64
@@ -97,9 +97,12 @@ def _chosen(heard: dict[str, Tensor], layer: str | None) -> dict[str, Tensor]:
         calls = {name for name in heard if layer in (name, name.rpartition("#")[0])}
         chosen = {name: heard[name] for name in heard if name in calls}
     if not chosen:
-        named = "any layer" if layer is None else f"the layer {layer!r}"
-        raise InputError(
-            f"the forward pass never calls {named} for a tensor with one row an image; choose another layer."
+        raise (
+            uncalled(layer, heard)
+            if layer is not None
+            else InputError(
+                "the forward pass never calls any layer for a tensor with one row an image; choose another model."
+            )
         )
     return chosen
 

@@ -19,7 +19,7 @@ from faultlight.settings import check_settings
 from faultlight.views._chart import Curve, Dots, ends_of
 from faultlight.views._input import check_input
 from faultlight.views._result import ViewResult
-from faultlight.views.listening import leaves_of, listen, module_named, modules_of, rows_at_once
+from faultlight.views.listening import leaves_of, listen, module_named, modules_of, rows_at_once, uncalled
 
 # The ends of the activations that have any.
 _BOUNDED: dict[type[nn.Module], tuple[float, float]] = {
@@ -125,9 +125,10 @@ class Statistics:
 
     def _tallies(self, subject: Subject, images: Images) -> dict[str, Tally]:
         modules = list(leaves_of(subject)) if self.layer is None else [module_named(subject, self.layer)]
-        known, tallies = modules_of(subject), dict[str, Tally]()
+        known, tallies, called = modules_of(subject), dict[str, Tally](), dict[str, None]()
 
         def take(name: str, output: Tensor) -> None:
+            called[name] = None
             if output.ndim > 1 and self.layer in (None, name, name.partition("#")[0]):
                 found = tally(output.detach(), _ends(known[name.partition("#")[0]]))
                 tallies[name] = tallies[name] + found if name in tallies else found
@@ -136,7 +137,8 @@ class Statistics:
             for x in torch.split(images.x, rows_at_once(images.x)):
                 listen(subject, x.to(subject.device), modules, take)
         if not tallies:
-            raise InputError(f"the forward pass never calls the layer {self.layer!r}; choose another layer.")
+            nothing = f"the forward pass of {subject.name!r} calls no layer; there is nothing to tell."
+            raise InputError(nothing) if self.layer is None else uncalled(self.layer, called)
         return tallies
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from faultlight import files, rng
 from faultlight.attacks.pgd import PGD
 from faultlight.certify.certificate import certify
+from faultlight.cli.train import _as_text
 from faultlight.models.subject import Subject
 from faultlight.threat import parse_threat
 from faultlight.train import Splits, load_recipe, loop, train
@@ -475,6 +476,11 @@ def test_the_record_tells_what_the_guards_found(splits: Splits, run_folder: Path
     spent = [part["seconds"] for part in [*record["epochs"], found]]
     assert len(spent) == 6
     assert result.seconds == pytest.approx(sum(spent), abs=1e-2)
+    assert result.guards == (found["text"],)
+    words = _as_text(result)
+    assert f"guard           {found['text']}" in words
+    at = 100 * record["epochs"][4]["validation_robust_accuracy"]
+    assert f"checkpoint      epoch 5, chosen by its validation accuracy under PGD of {at:.2f} % (" in words
 
 
 def test_a_whole_robust_run_records_its_figures_each_epoch(splits: Splits, run_folder: Path) -> None:
@@ -496,8 +502,9 @@ def test_an_epoch_of_the_warm_up_of_bounds_does_not_win(splits: Splits, run_fold
     # Plain training for half of the run, then bounds of a small ball; accuracy on clean images is best before.
     bounds = {"name": "ibp", "threat": "linf:0.02", "warmup": 0.5, "ramp": 0.2, "kappa": 0.0}
     changes = {"objective": bounds, "epochs": 10, "batch": 16, "ema": 0.0, "augment": {}, "model": "mlp"}
-    train(load_recipe("digits-cnn", changes), out=run_folder, data=splits, quiet=True)
+    result = train(load_recipe("digits-cnn", changes), out=run_folder, data=splits, quiet=True)
     record = files.read_json(run_folder / "records/training.json")
     proven = [epoch["validation_robust_accuracy"] for epoch in record["epochs"]]
+    assert f"chosen by its proven validation accuracy of {100 * max(proven):.2f} %" in _as_text(result)
     assert record["best_epoch"] > 7
     assert max(proven[:5]) < max(proven) == proven[record["best_epoch"] - 1]

@@ -324,6 +324,8 @@ def test_the_command_in_words(run_folder: Path, capsys: pytest.CaptureFixture[st
     output = capsys.readouterr().out
     assert re.search(r"test accuracy +\d+\.\d\d % \(\d+ of 360 images, float32\)", output)
     assert "at least 100.00 %: NOT met" in output
+    assert re.search(r"checkpoint +epoch 1, chosen by its validation accuracy of \d+\.\d\d %\n", output)
+    assert "guard  " not in output
     assert f"faultlight audit {run_folder}" in output
     assert main([*words, str(run_folder)]) == 2
     assert "already holds run.toml" in capsys.readouterr().err

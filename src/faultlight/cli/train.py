@@ -183,8 +183,8 @@ def _as_text(result: TrainResult) -> str:
     right = round(result.test_accuracy * result.test_count)
     lines = [
         f"test accuracy   {100 * result.test_accuracy:.2f} % ({right:,} of {result.test_count:,} images, float32)",
-        f"checkpoint      epoch {result.best_epoch}, chosen by its validation accuracy of "
-        f"{100 * result.validation_accuracy:.2f} %",
+        f"checkpoint      {_checkpoint(result)}",
+        *(f"guard           {inert(found)}" for found in result.guards),
         f"target          {_verdict(result)}",
         f"training        {result.seconds:.0f} s",
         f"written to      {inert(str(result.folder))}",
@@ -196,6 +196,13 @@ def _as_text(result: TrainResult) -> str:
             1, f"robust          {100 * result.robust_accuracy:.2f} % (see records/training.json for the attack)"
         )
     return "\n".join(lines)
+
+
+def _checkpoint(result: TrainResult) -> str:
+    chosen = result.validation_accuracy if result.chosen_at is None else result.chosen_at
+    words = f"epoch {result.best_epoch}, chosen by its {result.chosen_by} of {100 * chosen:.2f} %"
+    clean = f" ({100 * result.validation_accuracy:.2f} % on the same images as they are)"
+    return words if result.chosen_by == "validation accuracy" else words + clean
 
 
 def _verdict(result: TrainResult) -> str:

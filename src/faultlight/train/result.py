@@ -31,6 +31,9 @@ class TrainResult:
         met: whether every target was reached; None without one.
         robust_accuracy: share of the first test images that withstood what the robust target asks, if there is one.
         robust_target: the figure the recipe has to reach there, or None.
+        chosen_by: the figure by which that epoch was chosen among all.
+        chosen_at: its value there, in [0, 1].
+        guards: what the guards found and did, a sentence each.
     """
 
     folder: Path
@@ -43,6 +46,9 @@ class TrainResult:
     met: bool | None
     robust_accuracy: float | None = None
     robust_target: float | None = None
+    chosen_by: str = "validation accuracy"
+    chosen_at: float | None = None
+    guards: tuple[str, ...] = ()
 
     def subject(self) -> Subject:
         """Return the trained network, ready to be tested."""
@@ -75,6 +81,7 @@ def result_of(out: Path, record: Mapping[str, Any]) -> TrainResult:
     target = record["target"]["at_least"] if record["target"] else None
     figures = {name: record[name] for name in ("test_accuracy", "test_count", "best_epoch", "validation_accuracy")}
     robust = record.get("robust_target") or {"accuracy": None, "at_least": None}
+    chosen_by, chosen_at = _choice(record["epochs"][record["best_epoch"] - 1])
     return TrainResult(
         out,
         **figures,
@@ -83,7 +90,19 @@ def result_of(out: Path, record: Mapping[str, Any]) -> TrainResult:
         met=record["met"],
         robust_accuracy=robust["accuracy"],
         robust_target=robust["at_least"],
+        chosen_by=chosen_by,
+        chosen_at=chosen_at,
+        guards=tuple(found["text"] for found in record.get("guards", [])),
     )
+
+
+def _choice(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the figure that an epoch was chosen by, and its value; see `state.merit`."""
+    if "validation_robust_accuracy" not in row:
+        return "validation accuracy", row["validation_accuracy"]
+    # Alignment is measured along with attacks alone.
+    by = "validation accuracy under PGD" if "gradient_alignment" in row else "proven validation accuracy"
+    return by, row["validation_robust_accuracy"]
 
 
 def _met(recipe: Recipe, accuracy: float, robustness: Mapping[str, Any] | None) -> bool | None:

@@ -29,6 +29,7 @@ from faultlight.evaluation.probing import (
     search_models,
 )
 from faultlight.evaluation.stages import run_stages
+from faultlight.evaluation.trained import write_trained
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 from faultlight.files import read_json, write_json, write_text
 from faultlight.geometry import check_radius
@@ -172,6 +173,7 @@ def _conclude(
     write_json(out / "records" / "curve.json", drawn)
     write_json(out / "records" / "certificates.json", certificates.certificate_record(ledger))
     records.write_adversarial(out, ledger, images)
+    write_trained(out, subject)
     with constant(subject.module, subject.device) if scene.judge.draws > 1 else nullcontext():
         records.write_model(out, subject, images)
         records.write_gallery(out, ledger, images, subject)

@@ -29,6 +29,7 @@ class _Found:
     module: nn.Module
     classes: int | None
     notes: tuple[Note, ...] = ()
+    folder: Path | None = None
 
 
 def load_model(
@@ -64,6 +65,7 @@ def load_model(
         load_weights(found.module, Path(weights))
     subject = Subject(found.module, classes or found.classes or _width(found), found.name, device)
     subject.notes += found.notes
+    subject.folder = None if weights else found.folder
     return subject
 
 
@@ -95,7 +97,7 @@ def _from_folder(folder: Path, classes: int | None) -> _Found:
         raise InputError(
             f"the model in {folder} knows {family.classes} classes where the data has {classes}; change one."
         )
-    return _Found(name, module.eval(), family.classes)
+    return _Found(name, module.eval(), family.classes, folder=folder)
 
 
 def _unknown(spec: str) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float32
@@ -72,6 +73,8 @@ class Subject:
         self.classes = classes
         self.name = name
         self.device = torch.device(device)
+        # The folder of the training run that it comes from, if any.
+        self.folder: Path | None = None
 
     def __call__(self, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, "n classes"]:
         """Return the logits of pixels; gradients flow to x when x asks for them.

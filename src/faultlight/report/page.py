@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -66,10 +67,18 @@ def _context(records: Records, summary: Summary | None) -> dict[str, Any]:
         "command": provenance.command_line(records.stamp),
         "stages": provenance.stages(records.stamp),
         "facts": provenance.facts(records.stamp, verdict),
+        "training_page": _training_page(records),
         "recheck": recheck_script(verdict),
         # The gallery is left out: its numbers stand in the page already, and for many classes they would fill it.
         "embedded": assets.json_block({name: record for name, record in records.raw.items() if name != "gallery"}),
     }
+
+
+def _training_page(records: Records) -> str:
+    """Return where the page of the model's training is, seen from this one; empty where there is none."""
+    folder = records.trained.folder if records.trained else ""
+    # Quoted, a folder can be no address of another kind, whatever it is called.
+    return quote(f"{folder}/report.html") if folder and (records.run / folder / "report.html").is_file() else ""
 
 
 def _charts(records: Records, summary: Summary | None) -> dict[str, Spec]:

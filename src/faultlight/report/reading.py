@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from faultlight import __version__
 from faultlight.errors import InputError
 from faultlight.files import read_json
-from faultlight.report.records import Checks, Curve, Gallery, Layers, Probes, Records, Verdict
+from faultlight.report.records import Checks, Curve, Gallery, Layers, Probes, Records, Trained, Verdict
 
 SCHEMA = 1
 Part = TypeVar("Part")
@@ -25,6 +25,7 @@ _PATHS = {
     "checks": "records/checks.json",
     "model": "records/model.json",
     "gallery": "records/gallery.json",
+    "trained": "records/trained.json",
 }
 
 
@@ -48,6 +49,7 @@ def read_records(run: Path) -> Records:
         settings=_settings(run / "run.toml"),
         raw=raw,
         checks=_optional(run, "checks", raw, Checks),
+        trained=_optional(run, "trained", raw, Trained),
     )
 
 

@@ -252,6 +252,30 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Withstood:
+    """The share of test images that withstood what a recipe's robust target asks."""
+
+    threat: str
+    by: str
+    accuracy: FiniteFloat
+    count: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`records/trained.json`: what the run of the audited model ended with, and its folder, seen from here."""
+
+    folder: str
+    recipe: str
+    epochs: int
+    best_epoch: int
+    test_accuracy: FiniteFloat
+    test_count: int
+    seconds: FiniteFloat
+    robust: Withstood | None = None
+
+
+@dataclass(frozen=True)
 class Records:
     """Everything a run has written, checked; what it has not written is None or empty.
 
@@ -269,3 +293,4 @@ class Records:
     settings: str
     raw: dict[str, Any]
     checks: Checks | None = None
+    trained: Trained | None = None

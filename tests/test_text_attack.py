@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -42,6 +44,11 @@ def test_edits_do_what_their_names_say() -> None:
     assert swapped.due.tolist() == start.due.tolist()
     gone = edit(start, torch.tensor([1]), "delete", USED)
     assert (gone.read.tolist(), gone.due.tolist()) == ([[0, 2, 3]], [[1, 3, 0]])
+    more = edit(start, torch.tensor([1 * 4 + 3]), "insert", USED)
+    assert (more.read.tolist(), more.due.tolist()) == ([[0, 1, 3, 2, 3]], [[1, 2, 2, 3, 0]])
+    assert more.free.tolist() == [[True, False, False, True, True]]
+    behind = edit(start, torch.tensor([3 * 4 + 0]), "insert", USED)
+    assert (behind.read.tolist(), behind.due.tolist()) == ([[0, 1, 2, 3, 0]], [[1, 2, 3, 0, 0]])
 
 
 def changes(found: CharModel, start: Passages, kind: Kind, moves: torch.Tensor) -> torch.Tensor:
@@ -55,21 +62,22 @@ def changes(found: CharModel, start: Passages, kind: Kind, moves: torch.Tensor) 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_the_promise_is_exact_where_nothing_follows(kind: Kind, cell: str) -> None:
     found, start = net(cell), rows()
-    last = {"flip": 8 * 4 + (int(start.read[0, 8]) + 1) % 4, "swap": 7, "delete": 8}[kind]
+    last = {"flip": 8 * 4 + (int(start.read[0, 8]) + 1) % 4, "swap": 7, "delete": 8, "insert": 8 * 4 + 2}[kind]
     one = Passages(start.read[:1].clone(), start.due[:1], start.free[:1])
     one.read[0, 7] = (one.read[0, 8] + 1) % 4
     promised = gains(found, one, kind, USED)[:, last]
     assert torch.allclose(promised, changes(found, one, kind, torch.tensor([last])), atol=1e-5)
 
 
-def test_the_promise_is_exact_everywhere_for_a_model_that_forgets() -> None:
+@pytest.mark.parametrize("kind", ["flip", "insert"])
+def test_the_promise_is_exact_everywhere_for_a_model_that_forgets(kind: Kind) -> None:
     found, start = net("lstm"), rows()
     with torch.no_grad():
         found.recurrent.weight_hh_l0.zero_()
         found.recurrent.bias_ih_l0[7:14] = -60.0
-    promised = gains(found, start, "flip", USED)
+    promised = gains(found, start, kind, USED)
     for move in range(0, 36, 5):
-        real = changes(found, start, "flip", torch.full((3,), move))
+        real = changes(found, start, kind, torch.full((3,), move))
         allowed = promised[:, move].isfinite()
         assert torch.allclose(promised[allowed, move], real[allowed], atol=1e-5)
 
@@ -109,12 +117,28 @@ def test_edits_are_as_many_as_allowed_and_never_twice_at_a_place(guided: bool) -
     assert swapped.read.sort(1).values.tolist() == clean[:, :-1].sort(1).values.tolist()
     assert (~swapped.free).sum(1).tolist() == [6, 6, 6]
     assert attack(net(), clean, TextAttack("delete", 4, 3, guided), USED).passages.read.shape == (3, 16)
+    more = attack(net(), clean, TextAttack("insert", 4, 3, guided), USED).passages
+    assert more.read.shape == (3, 24)
+    assert (~more.free).sum(1).tolist() == [8, 8, 8]
 
 
-def test_guided_flips_harm_more_than_one_drawn_at_random() -> None:
+def test_the_worst_insertions_into_what_is_never_read_stand_before_the_rarest_characters() -> None:
+    chances = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    clean = torch.tensor([[0, 1, 3, 2, 0, 1, 0, 2, 1, 0]])
+    found = attack(same_for_all(chances.tolist()), clean, TextAttack("insert", 3, 100), USED)
+    # In turn the places before the one d and the two c: each adds −log of that chance, and one to what is read.
+    plain = float(-chances[clean[0, 1:]].log().sum())
+    added = [0.0, -math.log(0.1), -math.log(0.1 * 0.2), -math.log(0.1 * 0.2 * 0.2)]
+    due = [(plain + each) / (9 + turn) for turn, each in enumerate(added)]
+    assert found.losses[0].tolist() == pytest.approx(due, abs=1e-5)
+    assert found.passages.due.tolist() == [[1, 3, 3, 2, 2, 0, 1, 0, 2, 2, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["flip", "insert"])
+def test_guided_edits_harm_more_than_one_drawn_at_random(kind: Kind) -> None:
     clean = clean_of(rows(30, 16))
-    guided = attack(net(), clean, TextAttack("flip", 5, 1), USED).losses[:, -1].mean()
-    drawn = attack(net(), clean, TextAttack("flip", 5, 1, guided=False), USED).losses[:, -1].mean()
+    guided = attack(net(), clean, TextAttack(kind, 5, 1), USED).losses[:, -1].mean()
+    drawn = attack(net(), clean, TextAttack(kind, 5, 1, guided=False), USED).losses[:, -1].mean()
     assert guided > drawn + 0.1
 
 

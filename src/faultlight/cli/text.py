@@ -163,8 +163,8 @@ def attack(
 ) -> None:
     """Misspell the held-out text on purpose, and see how long models are put off.
 
-    Flips, swaps and deletions chosen by the gradient stand beside random ones; then, for each of seven primes, how
-    many characters later a model reads on as if it had not been there.
+    Flips, swaps, deletions and insertions chosen by the gradient stand beside random ones; then, for each of seven
+    primes, how many characters later a model reads on as if it had not been there.
     """
     from faultlight.text.misspelling import misspell
     from faultlight.text.sample import PRIMES

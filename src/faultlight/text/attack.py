@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +15,8 @@ from faultlight import rng
 from faultlight.errors import InputError
 from faultlight.text.model import CharModel, State
 
-Kind = Literal["flip", "swap", "delete"]
-KINDS: tuple[Kind, ...] = ("flip", "swap", "delete")
+Kind = Literal["flip", "swap", "delete", "insert"]
+KINDS: tuple[Kind, ...] = ("flip", "swap", "delete", "insert")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Passages:
     """Texts that are being edited, all of one length.
 
     After each character read, the character is due that follows it in the clean text, edited or not. So an edit harms
-    by what the model then expects, never by changing what is right.
+    by what the model then expects, never by changing what is right; behind an inserted character is due what was due
+    before it.
 
     Args:
         read: what the model is given.
@@ -51,7 +52,7 @@ class TextAttack:
     linear for one whole character; the promised effect is checked by a forward pass, in place of a beam.
 
     Args:
-        kind: "flip" (another character), "swap" (two neighbours) or "delete".
+        kind: "flip" (another character), "swap" (two neighbours), "delete", or "insert" (one more behind a place).
         edits: ≥ 0.
         candidates: edits tried at each turn, ≥ 1.
         guided: whether the gradient chooses them, or chance does.
@@ -89,7 +90,7 @@ def attack(
         model: in evaluation mode.
         clean: t characters each, of which the last is only predicted.
         spec: which edits, and how many.
-        used: the characters that a flip may put in.
+        used: the characters that a flip or an insertion may put in.
         seed: of the draws where chance chooses.
 
     Raises:
@@ -162,10 +163,10 @@ def passage_losses(model: CharModel, rows: Passages) -> Float[Tensor, " n"]:
 def gains(model: CharModel, rows: Passages, kind: Kind, used: Int64[Tensor, " u"]) -> Float[Tensor, "n moves"]:
     """Return by how much every edit promises to change the sum of a passage's losses; −∞ where one is not allowed.
 
-    Moves are numbered place by place; of flips there are u at each.
+    Moves are numbered place by place; of flips and insertions there are u at each.
     """
     path = trace(model, rows)
-    found = {"flip": _flip_gains, "swap": _swap_gains, "delete": _delete_gains}[kind](model, rows, path, used)
+    found = _GAINS[kind](model, rows, path, used)
     return torch.where(_allowed(rows, kind, used), found, -torch.inf).flatten(1)
 
 
@@ -175,12 +176,8 @@ def edit(rows: Passages, moves: Int64[Tensor, " n"], kind: Kind, used: Int64[Ten
 
 
 def _flip_gains(model: CharModel, rows: Passages, path: Trace, used: Tensor) -> Tensor:
-    before, after, slope = path.before(), path.after(), path.slope
-    found = []
-    for character in used:
-        loss, state = _read_one(model, torch.full_like(rows.read, int(character)), rows.due, before)
-        found.append(loss - path.losses + _along(state, after, slope))
-    return torch.stack(found, 2)
+    after, each = path.after(), _read_each(model, rows, used, path.before())
+    return torch.stack([loss - path.losses + _along(state, after, path.slope) for loss, state in each], 2)
 
 
 def _swap_gains(model: CharModel, rows: Passages, path: Trace, _used: Tensor) -> Tensor:
@@ -193,6 +190,12 @@ def _swap_gains(model: CharModel, rows: Passages, path: Trace, _used: Tensor) ->
 
 def _delete_gains(_model: CharModel, _rows: Passages, path: Trace, _used: Tensor) -> Tensor:
     return (_along(path.before(), path.after(), path.slope) - path.losses)[:, :, None]
+
+
+def _insert_gains(model: CharModel, rows: Passages, path: Trace, used: Tensor) -> Tensor:
+    after = path.after()
+    each = _read_each(model, rows, used, after)
+    return torch.stack([loss + _along(state, after, path.slope) for loss, state in each], 2)
 
 
 def _along(state: State, reference: State, slope: State) -> Tensor:
@@ -210,6 +213,11 @@ def _read_one(model: CharModel, characters: Tensor, due: Tensor, state: State) -
     return loss, tuple(part.unflatten(1, due.shape) for part in after)
 
 
+def _read_each(model: CharModel, rows: Passages, used: Tensor, state: State) -> Iterator[tuple[Tensor, State]]:
+    for character in used:
+        yield _read_one(model, torch.full_like(rows.read, int(character)), rows.due, state)
+
+
 def _losses(model: CharModel, embedded: Tensor, due: Tensor) -> Tensor:
     logits, _ = model.read(embedded)
     return functional.cross_entropy(logits.transpose(1, 2), due, reduction="none").mean(1)
@@ -221,6 +229,8 @@ def _allowed(rows: Passages, kind: Kind, used: Tensor) -> Tensor:
         return rows.free[:, :, None] & (rows.read[:, :, None] != used)
     if kind == "delete":
         return rows.free[:, :, None]
+    if kind == "insert":
+        return rows.free[:, :, None].expand(-1, -1, len(used))
     both = rows.free[:, :-1] & rows.free[:, 1:] & (rows.read[:, :-1] != rows.read[:, 1:])
     return functional.pad(both, (0, 1))[:, :, None]
 
@@ -269,4 +279,24 @@ def _delete(rows: Passages, moves: Tensor, _used: Tensor) -> Passages:
     return Passages(rows.read.gather(1, kept), rows.due.gather(1, kept), rows.free.gather(1, kept))
 
 
-_EDITS: dict[Kind, Callable[[Passages, Tensor, Tensor], Passages]] = {"flip": _flip, "swap": _swap, "delete": _delete}
+def _insert(rows: Passages, moves: Tensor, used: Tensor) -> Passages:
+    place, character = moves[:, None] // len(used), used[moves % len(used)][:, None]
+    places = torch.arange(rows.read.shape[1] + 1, device=moves.device)
+    kept = places - (places > place).long()
+    # Neither another one behind the same character, nor one behind what was put in.
+    free = rows.free.gather(1, kept).scatter(1, torch.cat([place, place + 1], 1), False)
+    return Passages(rows.read.gather(1, kept).scatter(1, place + 1, character), rows.due.gather(1, kept), free)
+
+
+_GAINS: dict[Kind, Callable[[CharModel, Passages, Trace, Tensor], Tensor]] = {
+    "flip": _flip_gains,
+    "swap": _swap_gains,
+    "delete": _delete_gains,
+    "insert": _insert_gains,
+}
+_EDITS: dict[Kind, Callable[[Passages, Tensor, Tensor], Passages]] = {
+    "flip": _flip,
+    "swap": _swap,
+    "delete": _delete,
+    "insert": _insert,
+}

@@ -22,7 +22,7 @@ from faultlight.views._result import ViewResult
 
 _CONTEXT = 100
 # How the edits are chosen: by the gradient, the worst of as many random ones, one random one.
-_PLURAL = {"flip": "flips", "swap": "swaps", "delete": "deletions"}
+_PLURAL = {"flip": "flips", "swap": "swaps", "delete": "deletions", "insert": "insertions"}
 _WAYS = ("guided", "best random", "one random")
 
 

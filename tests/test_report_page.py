@@ -297,6 +297,14 @@ def test_a_run_with_nothing_but_a_verdict_is_still_a_page(run: Path, tmp_path: P
     assert len(page.html) < 100_000, "the chart runtime is carried for no chart"
 
 
+def test_batches_that_memory_halved_are_told_in_words(run: Path, page: Page, tmp_path: Path) -> None:
+    assert "Memory ran out" not in page.text
+    verdict = records_of(run)["verdict"] | {"halved": {"apgd-ce": 1, "fab": 3}}
+    (tmp_path / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
+    told = "Memory ran out once in apgd-ce, 3 times in fab; each time half as many images were attacked at once"
+    assert told in read_page(write_report(tmp_path)).text
+
+
 def test_an_empty_gallery_is_no_missing_one(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/records/gallery.json").write_text('{"schema": 1, "items": []}')

@@ -57,7 +57,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`verdict.json`."""
+    """`verdict.json`; `halved` says by probe how often memory ran out, so that fewer images were attacked at once."""
 
     status: Literal["sound", "doubtful", "withheld"]
     sentence: str
@@ -76,6 +76,7 @@ class Verdict:
     certified: Rate | None = None
     effort: str = ""
     search: str = ""
+    halved: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 

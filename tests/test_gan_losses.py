@@ -174,6 +174,35 @@ def test_a_convolutional_pair_draws_and_scores_images_of_the_shape(shape: tuple[
     assert discriminator(drawn).shape == (3,)
 
 
+@pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
+def test_a_hidden_layer_stands_between_latent_numbers_and_maps_and_between_maps_and_score(norm: Any) -> None:
+    """Of latent 7, width 2 and 8×8 pixels, maps are 4×2×2: 16 numbers."""
+    generator, discriminator = build_pair(Design("dcgan", 7, 2, (1, 8, 8), norm, hidden=5), 0)
+    plain, plain_discriminator = build_pair(Design("dcgan", 7, 2, (1, 8, 8), norm), 0)
+    # Batch norm of the five units has ten numbers.
+    assert parameter_count(generator) - parameter_count(plain) == (7 * 5 + 10 + 5 * 16) - 7 * 16
+    more = (16 * 5 + 5) + 5 + 1 + (10 if norm == "batch" else 0)
+    assert parameter_count(discriminator) - parameter_count(plain_discriminator) == more - (16 + 1)
+    drawn = generator(torch.randn(3, 7))
+    assert drawn.shape == (3, 1, 8, 8)
+    assert discriminator(drawn).shape == (3,)
+
+
+@pytest.mark.parametrize(("hidden", "apart"), [(0, True), (64, False)])
+def test_only_a_hidden_layer_weighs_distant_parts_of_an_image_together(hidden: int, apart: bool) -> None:
+    """Where s is a sum over windows of 10 pixels, what two far corners change adds up: s₁₂ − s₁ − s₂ + s₀ = 0."""
+    _, discriminator = build_pair(Design("dcgan", 7, 3, (1, 28, 28), hidden=hidden), 0)
+    with torch.no_grad():
+        for weight in discriminator.parameters():
+            weight.mul_(20)
+        x = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)).expand(4, -1, -1, -1).clone()
+        x[1::2, :, :8, :8] = 1 - x[1::2, :, :8, :8]
+        x[2:, :, -8:, -8:] = 1 - x[2:, :, -8:, -8:]
+        neither, first, second, both = discriminator(x).double()
+    together = abs(float(both - first - second + neither)) / abs(float(first - neither))
+    assert (together < 1e-4) is apart
+
+
 def test_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
     first, _ = build_pair(Design("dcgan", 7, 2, (1, 8, 8)), 5)
@@ -203,6 +232,7 @@ def test_images_that_cannot_be_halved_twice_are_refused() -> None:
         ({"loss": "hinge", "smoothing": 0.1}, "smoothing is for labels"),
         ({"loss": "wasserstein-gp", "norm": "batch", "net": "dcgan"}, "which batch norm mixes"),
         ({"loss": "minmax"}, "loss should be 'minimax'"),
+        ({"hidden": 4}, "are for net = 'dcgan'"),
         ({"batch": 1}, "batch should be greater than or equal to 2"),
     ],
 )

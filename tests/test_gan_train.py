@@ -52,7 +52,9 @@ def test_a_run_leaves_weights_record_and_film(run_folder: Path) -> None:
     assert draw(result.generator(), 3).shape == (3, 1, 8, 8)
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "net": "dcgan", "width": 2, "norm": "spectral"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema": 0.9, "net": "dcgan", "width": 2, "norm": "spectral", "schedule": {"name": "cosine"}}]
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, changes: dict[str, Any]) -> None:
     asked = recipe(**changes)
     whole = train(asked, out=tmp_path / "whole", images=images(), quiet=True)
@@ -92,6 +94,18 @@ def test_a_loss_that_turns_nan_is_one_sentence_and_the_state_before_it_stays(
     monkeypatch.setattr(run, "play", play)
     train(recipe(), out=run_folder, images=images(), resume=True, quiet=True)
     assert load_generator(run_folder)
+
+
+def test_the_learning_rate_of_both_networks_follows_the_schedule() -> None:
+    """Linear over six steps: 1, 5/6, …, 1/6 of the largest."""
+    asked = recipe(schedule={"name": "linear"}, optimiser={"lr": 0.006})
+    state = run.start(asked, *build_pair(asked.design((1, 8, 8)), asked.seed))
+    reals = place_reals(images(), 1, asked.batch, "cpu")
+    for step in range(asked.steps):
+        state.step = step
+        play(asked, reals, state)
+        rates = {group["lr"] for each in state.optimisers.values() for group in each.param_groups}
+        assert list(rates) == [pytest.approx(0.001 * (6 - step))]
 
 
 def test_the_kept_generator_is_the_average(run_folder: Path) -> None:

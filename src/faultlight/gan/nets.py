@@ -31,6 +31,8 @@ class Design:
         width: hidden units of the perceptrons, or channels at half the size of an image.
         shape: channels, height and width of an image.
         norm: what steadies the discriminator of "dcgan".
+        hidden: units of a linear layer between latent numbers and maps of "dcgan", and of one between maps and score;
+            0 for none.
     """
 
     net: NetName
@@ -38,6 +40,7 @@ class Design:
     width: int
     shape: tuple[int, int, int]
     norm: Norm = "none"
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         _, height, width = self.shape
@@ -100,16 +103,19 @@ def parameter_count(module: nn.Module) -> int:
 def dcgan_generator(design: Design) -> nn.Sequential:
     """Return linear – 2w channels at a quarter of the size – w at half – image.
 
-    Two transposed convolutions 4×4 of stride 2; batch norm and ReLU before each.
+    Two transposed convolutions 4×4 of stride 2; batch norm and ReLU before each. With `hidden`, latent numbers first go
+    through that many units with batch norm and ReLU, so that the coarse maps are no longer linear in them.
 
     Source: Radford, Metz & Chintala 2016, "Unsupervised representation learning with deep convolutional GANs", section
-    3. Departure: two doublings in place of four, since images are small.
+    3; the hidden layer: Chen et al. 2016, "InfoGAN", appendix C.1. Departure: two doublings in place of four, since
+    images are small.
     """
     channels, height, width = design.shape
     w = design.width
     size = (2 * w, height // 4, width // 4)
     return nn.Sequential(
-        nn.Linear(design.latent, size[0] * size[1] * size[2], bias=False),
+        *_hidden_generator(design),
+        nn.Linear(design.hidden or design.latent, size[0] * size[1] * size[2], bias=False),
         nn.Unflatten(1, size),
         *_after(2 * w),
         nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1, bias=False),
@@ -120,6 +126,9 @@ def dcgan_generator(design: Design) -> nn.Sequential:
 
 def dcgan_discriminator(design: Design) -> nn.Sequential:
     """Return image – w channels at half the size – 2w at a quarter – score; leaky ReLU of slope 0.2.
+
+    Without `hidden` the score is a sum of what 10×10 pixels say each by themselves: no unit sees a whole image, and
+    parts that each look real pass together. With it, that many units do.
 
     Source: as `dcgan_generator`; spectral norm: Miyato et al. 2018, "Spectral normalization for generative adversarial
     networks". Batch norm, where it is chosen, is left out of the first layer, as in the paper.
@@ -134,8 +143,21 @@ def dcgan_discriminator(design: Design) -> nn.Sequential:
         *norm,
         nn.LeakyReLU(_SLOPE),
         nn.Flatten(),
-        nn.Linear(2 * w * (height // 4) * (width // 4), 1),
+        *_head(design, 2 * w * (height // 4) * (width // 4)),
     )
+
+
+def _hidden_generator(design: Design) -> list[nn.Module]:
+    if not design.hidden:
+        return []
+    return [nn.Linear(design.latent, design.hidden, bias=False), nn.BatchNorm1d(design.hidden), nn.ReLU()]
+
+
+def _head(design: Design, units: int) -> list[nn.Module]:
+    if not design.hidden:
+        return [nn.Linear(units, 1)]
+    norm = [nn.BatchNorm1d(design.hidden)] if design.norm == "batch" else []
+    return [nn.Linear(units, design.hidden), *norm, nn.LeakyReLU(_SLOPE), nn.Linear(design.hidden, 1)]
 
 
 def _mlp_generator(design: Design) -> nn.Sequential:

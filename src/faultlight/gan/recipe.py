@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from faultlight.gan.losses import PROBABILISTIC, LossName
 from faultlight.gan.nets import Design, NetName, Norm
 from faultlight.train import steps_recipe
-from faultlight.train.recipe import Optimiser
+from faultlight.train.recipe import Optimiser, Schedule
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "gan"
 KIND: Literal["gan"] = "gan"
@@ -40,6 +40,7 @@ class GanRecipe(BaseModel):
         net: "mlp" or "dcgan".
         width: hidden units of "mlp", or channels at half an image's size of "dcgan".
         latent: numbers that an image is drawn from.
+        hidden: units of a linear layer between latent numbers and maps of "dcgan", and between maps and score; 0: none.
         norm: what steadies the discriminator of "dcgan": "batch", "spectral" or "none".
         loss: "minimax", "non-saturating", "wasserstein-gp" or "hinge".
         smoothing: α of one-sided label smoothing; real images are to be called real with 1 − α.
@@ -49,6 +50,7 @@ class GanRecipe(BaseModel):
         steps: of the generator.
         batch: images a step.
         optimiser: of both networks; `momentum` is Adam's β₁.
+        schedule: how the learning rate of both moves.
         second_momentum: Adam's β₂.
         ema: decay a step of the averaged generator that is kept, in [0, 1); 0 keeps the plain one.
         frames: pictures of the film, of the same 64 latent points; early steps get more of them.
@@ -67,6 +69,7 @@ class GanRecipe(BaseModel):
     net: NetName = "dcgan"
     width: int = Field(default=32, ge=1)
     latent: int = Field(default=100, ge=1)
+    hidden: int = Field(default=0, ge=0)
     norm: Norm = "none"
     loss: LossName = "non-saturating"
     smoothing: Fraction = 0.0
@@ -76,6 +79,7 @@ class GanRecipe(BaseModel):
     steps: int = Field(ge=1)
     batch: int = Field(ge=2)
     optimiser: Optimiser = Optimiser(lr=2e-4, momentum=0.5)
+    schedule: Schedule = Schedule()
     second_momentum: Fraction = 0.999
     ema: Fraction = 0.0
     frames: int = Field(default=24, ge=2)
@@ -89,11 +93,14 @@ class GanRecipe(BaseModel):
             raise ValueError(f"smoothing is for labels, and the loss {self.loss!r} has none; set smoothing = 0")
         if self.loss == "wasserstein-gp" and self.norm == "batch":
             raise ValueError("the gradient penalty is an image's own, which batch norm mixes; set norm = 'none'")
+        if self.hidden and self.net != "dcgan":
+            raise ValueError("hidden units of a further layer are for net = 'dcgan'; those of 'mlp' are its width")
         return self
 
     def design(self, shape: tuple[int, int, int]) -> Design:
         """Return how the networks are built for images of this shape."""
-        return Design(self.net, self.latent, self.width, shape, self.norm if self.net == "dcgan" else "none")
+        norm: Norm = self.norm if self.net == "dcgan" else "none"
+        return Design(self.net, self.latent, self.width, shape, norm, self.hidden)
 
 
 def names() -> tuple[str, ...]:

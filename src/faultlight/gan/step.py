@@ -13,6 +13,7 @@ from faultlight.gan.losses import PROBABILISTIC, discriminator_loss, generator_l
 from faultlight.gan.reals import Reals
 from faultlight.gan.recipe import GanRecipe
 from faultlight.train.average import follow
+from faultlight.train.schedule import learning_rate
 from faultlight.train.steps import StepState
 
 
@@ -26,6 +27,7 @@ def play(recipe: GanRecipe, reals: Reals, state: StepState) -> dict[str, Tensor]
     Source: Goodfellow et al. 2014, "Generative adversarial nets", algorithm 1.
     """
     seen: dict[str, Tensor] = {}
+    _pace(recipe, state)
     for turn in range(recipe.critic_steps):
         seen = _teach_discriminator(recipe, _real_batch(recipe, reals, state.step, turn), state)
     seen |= _teach_generator(recipe, state)
@@ -69,6 +71,14 @@ def generator_gradients(
         loss = generator_loss(recipe.loss, discriminator(generator(z)))
         loss.backward()  # type: ignore[no-untyped-call]
     return {"generator_loss": loss}
+
+
+def _pace(recipe: GanRecipe, state: StepState) -> None:
+    """Set the learning rate of both networks for this step."""
+    rate = learning_rate(recipe.schedule, recipe.optimiser.lr, state.step, recipe.steps)
+    for optimiser in state.optimisers.values():
+        for group in optimiser.param_groups:
+            group["lr"] = rate
 
 
 def _teach_discriminator(recipe: GanRecipe, real: Tensor, state: StepState) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,32 @@ def test_resuming_a_finished_run_changes_nothing(audited: Path) -> None:
     before = runs.outcome(audited)
     fl.audit(runs.subject(), runs.digits(), THREAT, audited, resume=True)
     assert runs.outcome(audited) == before
+
+
+def test_the_seconds_before_a_kill_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, slept = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + slept)
+
+    def killed(scene: Any, *_: Any) -> None:
+        nonlocal slept
+        slept += 1000
+        scene.ledger.note("last words", "")
+        raise SystemError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(curve, "draw_curve", killed)
+        with pytest.raises(SystemError):
+            fl.audit(runs.subject(), runs.digits(20), THREAT, tmp_path / "run", effort="quick")
+    assert not (tmp_path / "run" / "verdict.json").exists()
+    fl.audit(runs.subject(), runs.digits(20), THREAT, tmp_path / "run", effort="quick", resume=True)
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert 1000 < verdict["cost"]["seconds"] < 1300
+
+
+def test_resuming_where_there_is_no_run_says_that_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        fl.audit(runs.subject(), runs.digits(20), THREAT, tmp_path / "run", effort="quick", resume=True, quiet=False)
+    assert capsys.readouterr().err.count(f"{tmp_path / 'run'} holds no audit to go on with; it begins anew") == 1
 
 
 @pytest.mark.parametrize(

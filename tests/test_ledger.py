@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -422,3 +423,30 @@ def test_what_a_killed_process_recorded_is_kept(path: Path) -> None:
     for opened in (read_ledger(path), resume_ledger(path, FINGERPRINT)):
         with closing(opened) as ledger:
             assert [row.id for row in ledger.images()] == list(range(50))
+
+
+def test_the_seconds_of_all_sittings_add_up_though_each_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    first = create_ledger(path, FINGERPRINT)
+    first.count_from(98.0)
+    now = 105.0
+    first.add_images(ROWS)
+    # Nothing of the three seconds before the kill is known; they are what a kill costs.
+    now = 108.0
+    first._connection.close()
+    now = 5000.0
+    second = resume_ledger(path, FINGERPRINT)
+    second.count_from(4999.0)
+    now = 5003.0
+    assert second.seconds() == 7.0 + 4.0
+    assert second.meta()["seconds"] == 11.0
+    second.close()
+
+
+def test_a_ledger_that_is_not_told_when_it_began_keeps_no_seconds(path: Path) -> None:
+    opened = create_ledger(path, FINGERPRINT)
+    opened.add_images(ROWS)
+    assert "seconds" not in opened.meta()
+    assert opened.seconds() == 0.0
+    opened.close()

@@ -231,3 +231,9 @@ def test_a_folder_without_a_character_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text('{"schema": 1, "zoo": "mnist-cnn"}')
     with pytest.raises(InputError, match="holds no character model"):
         load_text_model(tmp_path)
+
+
+def test_resuming_where_there_is_no_run_says_that_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        train(recipe(), out=tmp_path / "run", corpus=corpus(), resume=True)
+    assert capsys.readouterr().err.count(f"{tmp_path / 'run'} holds no run to go on with; it begins anew") == 1

@@ -318,6 +318,17 @@ def test_the_command_says_whether_the_target_was_met(run_folder: Path, capsys: p
     assert (asked["recipe"]["epochs"], asked["recipe"]["seed"]) == (1, 3)
 
 
+def test_resuming_where_there_is_no_run_says_that_it_begins(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "digits-cnn", "--epochs", "1", "--out", str(run_folder), "--resume"]
+    said = f"train: {run_folder} holds no run to go on with; it begins anew"
+    assert main(words) == 0
+    assert said in capsys.readouterr().err
+    assert main(words) == 0
+    assert said not in capsys.readouterr().err
+
+
 def test_the_command_in_words(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "digits-cnn", "--data", "digits", "--epochs", "1", "--set", "target.at_least=1", "--out"]
     assert main([*words, str(run_folder)]) == 0

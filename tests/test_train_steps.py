@@ -203,3 +203,12 @@ def test_a_key_that_is_missing_and_text_that_is_no_toml(tmp_path: Path) -> None:
         steps_recipe.load(ToyRecipe, tmp_path, "bare")
     with pytest.raises(InputError, match="not valid TOML"):
         steps_recipe.load(ToyRecipe, tmp_path, "wrong")
+
+
+def test_resuming_where_there_is_no_run_says_that_it_begins(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = replace(toy_run(), plan=plan(steps=3, quiet=False))
+    for _ in range(2):
+        run_in_folder(run, run_folder, resume=True)
+    assert capsys.readouterr().err.count(f"{run_folder} holds no run to go on with; it begins anew") == 1

@@ -31,13 +31,16 @@ from faultlight.evaluation.probing import (
 from faultlight.evaluation.stages import run_stages
 from faultlight.evaluation.trained import write_trained
 from faultlight.evaluation.verdict import Verdict, judge_ledger
-from faultlight.files import read_json, write_json, write_text
+from faultlight.files import write_json, write_text
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject
 from faultlight.models.randomness import constant, seeded
 from faultlight.models.subject import Note, Subject
+from faultlight.progress import Progress
 from faultlight.threat import Threat
+
+LEDGER = "ledger.sqlite"
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,15 @@ def audit_images(
     notes = check_subject(subject, images)
     images = images.to(subject.device)
     with runtime.lock(out):
+        if resume and not (out / LEDGER).exists():
+            Progress("audit", 0, quiet).say(f"{out} holds no audit to go on with; it begins anew")
         ledger = _open(out, subject, images, settings, resume)
         try:
+            ledger.count_from(began)
             _write_asked(out, settings, asked or {})
             # Views and tables ask the subject too: the luck of a random one must not differ from run to run.
             with seeded(settings.seed, subject.module, subject.device):
-                return _run(subject, images, settings, out, ledger, stages, notes, quiet, began)
+                return _run(subject, images, settings, out, ledger, stages, notes, quiet)
         finally:
             ledger.close()
 
@@ -121,7 +127,6 @@ def _run(
     stages: tuple[Stage, ...],
     notes: tuple[Note, ...],
     quiet: bool,
-    began: float,
 ) -> Run:
     judge = judge_of(subject, notes, settings.seed, settings.eight_bit)
     rows, ranking = first_look(judge, images)
@@ -134,7 +139,7 @@ def _run(
     symptoms = adaptive.look(scene, settings.threat, rows)
     standing = sum(row.status == Status.STANDING for row in rows)
     stages = adaptive.extended(stages, symptoms, models, settings.threat, settings.effort, standing)
-    conclude = partial(_conclude, scene, settings, stages, notes, symptoms, out, began)
+    conclude = partial(_conclude, scene, settings, stages, notes, symptoms, out)
     try:
         certificates.certify_audited(subject, images, settings.threat, settings.effort, ledger, quiet)
         run_stages(scene, settings.threat, stages, settings.cross_check)
@@ -153,7 +158,6 @@ def _conclude(
     notes: tuple[Note, ...],
     symptoms: adaptive.Symptoms,
     out: Path,
-    began: float,
     complete: bool,
 ) -> Verdict:
     ledger, images, subject = scene.ledger, scene.images, scene.subject
@@ -177,7 +181,7 @@ def _conclude(
     with constant(subject.module, subject.device) if scene.judge.draws > 1 else nullcontext():
         records.write_model(out, subject, images)
         records.write_gallery(out, ledger, images, subject)
-    seconds = time.monotonic() - began + _seconds_before(out)
+    seconds = ledger.seconds()
     write_json(out / "verdict.json", _verdict_record(scene, settings, verdict, complete, seconds, attempts))
     hashes = {"model": subject.fingerprint(), "data": images.fingerprint()}
     write_json(
@@ -297,7 +301,7 @@ def _open(out: Path, subject: Subject, images: Images, settings: Settings, resum
         "cross_check": settings.cross_check,
         "eight_bit": settings.eight_bit,
     }
-    path = out / "ledger.sqlite"
+    path = out / LEDGER
     if resume and path.exists():
         return resume_ledger(path, fingerprint)
     return create_ledger(path, fingerprint)
@@ -314,8 +318,3 @@ def _write_asked(out: Path, settings: Settings, asked: dict[str, Any]) -> None:
     }
     record = {"schema": 1, "faultlight": __version__, **asked, "audit": decided}
     write_text(out / "run.toml", tomli_w.dumps(record))
-
-
-def _seconds_before(out: Path) -> float:
-    path = out / "verdict.json"
-    return float(read_json(path)["cost"]["seconds"]) if path.exists() else 0.0

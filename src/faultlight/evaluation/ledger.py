@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, fields
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from faultlight.errors import InputError
 
 SCHEMA = 2
+_SECONDS = "seconds"
 
 
 class Status(StrEnum):
@@ -165,6 +167,9 @@ class Ledger:
 
     def __init__(self, connection: sqlite3.Connection):
         self._connection = connection
+        # The seconds of earlier sittings, and when this one began.
+        self._before: float = 0.0
+        self._began: float | None = None
 
     def close(self) -> None:
         """Close the file; everything recorded is already in it, and the write-ahead log is folded in."""
@@ -180,6 +185,19 @@ class Ledger:
         """Keep a JSON value under a key."""
         with self._transaction() as cursor:
             cursor.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
+
+    def count_from(self, began: float) -> None:
+        """Count this sitting from a moment of `time.monotonic`, on top of the earlier ones.
+
+        From now on every transaction keeps the seconds so far, so that a kill loses those since the last one at most.
+        """
+        self._before, self._began = float(self.meta().get(_SECONDS, 0.0)), began
+
+    def seconds(self) -> float:
+        """Return the seconds spent on the run, over all sittings, and keep them."""
+        with self._transaction():
+            pass
+        return float(self.meta().get(_SECONDS, 0.0))
 
     def add_images(self, rows: Iterable[ImageRow]) -> None:
         """Add the audited images, once."""
@@ -249,7 +267,11 @@ class Ledger:
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
         try:
             with self._connection:
-                yield self._connection.cursor()
+                cursor = self._connection.cursor()
+                yield cursor
+                if self._began is not None:
+                    seconds = json.dumps(self._before + time.monotonic() - self._began)
+                    cursor.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_SECONDS, seconds))
         except sqlite3.OperationalError as error:
             raise InputError(
                 f"the ledger could not be written ({error}); free some space and run again with --resume."

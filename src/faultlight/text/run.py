@@ -95,6 +95,7 @@ def train(
     check_length(text, recipe.chunk, recipe.batch if recipe.pieces == "streams" else 1)
     with lock(out):
         place.check_free(out, resume)
+        place.say_anew(out, resume, quiet)
         place.clear_leftovers(out)
         content = _agree(out, _asked(recipe, text, device))
         if (out / place.RECORD).exists() and not (out / CHECKPOINT).exists():

@@ -12,6 +12,7 @@ import tomli_w
 import faultlight
 from faultlight import files
 from faultlight.errors import InputError
+from faultlight.progress import Progress
 from faultlight.train.numerics import Numerics
 from faultlight.train.recipe import Recipe, flatten
 from faultlight.train.state import CHECKPOINT
@@ -73,6 +74,12 @@ def check_free(folder: Path, resume: bool) -> None:
         return
     way = "give --resume to go on with it, or " if ASKED in found else ""
     raise InputError(f"the folder {folder} already holds {', '.join(found)}; {way}choose another folder with --out.")
+
+
+def say_anew(folder: Path, resume: bool, quiet: bool) -> None:
+    """Say that a run begins which was to go on, where the folder holds none."""
+    if resume and not (folder / ASKED).exists():
+        Progress("train", 0, quiet).say(f"{folder} holds no run to go on with; it begins anew")
 
 
 def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

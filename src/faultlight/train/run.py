@@ -73,6 +73,7 @@ def train(
     with lock(out) if ranks.first else nullcontext():
         if ranks.first:
             place.check_free(out, resume)
+            place.say_anew(out, resume, quiet)
             place.clear_leftovers(out)
         began = time.monotonic()
         with ranks.after_the_first():

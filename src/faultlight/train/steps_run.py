@@ -65,6 +65,7 @@ def run_in_folder(run: StepRun, out: Path, resume: bool) -> dict[str, Any]:
     check_device(run.plan.device)
     with lock(out):
         place.check_free(out, resume)
+        place.say_anew(out, resume, run.plan.quiet)
         place.clear_leftovers(out)
         content = _agree(out, _asked(run))
         if (out / place.RECORD).exists() and not (out / CHECKPOINT).exists():

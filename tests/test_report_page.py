@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from faultlight.report import reading
 from faultlight.report.charts.flows import DARKEST
 from faultlight.report.write import write_report
 from report_fixture import DIGITS, HOSTILE, Plan, write_run
@@ -295,6 +296,13 @@ def test_a_run_with_nothing_but_a_verdict_is_still_a_page(run: Path, tmp_path: P
     assert page.one("h1").text == records_of(run)["verdict"]["sentence"]
     assert page.data("charts") == {}
     assert len(page.html) < 100_000, "the chart runtime is carried for no chart"
+
+
+def test_all_pages_share_one_head() -> None:
+    folder = Path(reading.__file__).parent / "templates"
+    pages = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.html")}
+    assert [name for name, text in pages.items() if "<!doctype" in text] == ["head.html"]
+    assert [name for name, text in pages.items() if 'id="theme"' in text] == ["top.html"]
 
 
 def test_batches_that_memory_halved_are_told_in_words(run: Path, page: Page, tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ NETS = {
             Hardening(900, 128, 0.0, 0.0, 0, 0.0, 0.002, sgd=False, change=Augment(shift=2, flip=True)),
         ),
         Net(
+            "cifar-cnn",
+            "cifar-cnn",
+            "cifar10",
+            Hardening(1500, 128, 0.0, 0.0, 0, 0.0, 0.002, sgd=False, change=Augment(shift=2, flip=True)),
+        ),
+        Net(
             "cifar-hard",
             "resnet18",
             "cifar10",

@@ -1,6 +1,6 @@
 """Strongest images and their projections side by side with the passes that they need, and with Captum.
 
-    python -m benchmarks.projection                          both nets, five rounds, into docs/benchmarks.md
+    python -m benchmarks.projection                          all nets, five rounds, into docs/benchmarks.md
     python -m benchmarks.projection --only mnist --n 500 --rounds 1 --dry
 
 Everything but the memory runs in one process, turn and turn about, and the figures are medians. Mining keeps the top
@@ -47,12 +47,12 @@ from faultlight.views.moved import watched_layers
 from faultlight.views.strongest import units_of
 
 TOP = 9
-BATCHES = (32, 64, 128)
+BATCHES = (32, 64, 128, 256)
 CAPTUM_BATCHES = (32, 128)
 # Rows, or images, on which a batch size and a layout are chosen, and units on which Captum's calls are timed.
 PART, SAMPLE = 128, 9
 MEMORY_IMAGES = 60_000
-CASES = {"mnist": ("mnist-plain", 10_000), "cifar": ("cifar-narrow", 10_000)}
+CASES = {"mnist": ("mnist-plain", 10_000), "cifar": ("cifar-cnn", 10_000), "cifar-narrow": ("cifar-narrow", 10_000)}
 MINING = "mining the top nine"
 
 Run = Callable[[], object]
@@ -274,7 +274,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    parser.add_argument("--only", default="", help="cases whose name holds this: mnist or cifar")
+    parser.add_argument("--only", default="", help="cases whose name holds this: mnist, cifar or cifar-narrow")
     parser.add_argument("--layer", default="", help="layers whose name holds this")
     parser.add_argument("--n", type=int, default=0, help="images mined; the case's own number when left out")
     parser.add_argument("--held", type=int, default=MEMORY_IMAGES, help="images of the measurement of memory")

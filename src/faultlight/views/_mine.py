@@ -19,8 +19,9 @@ from faultlight.views._layout import layout_of
 from faultlight.views._project import Reached
 from faultlight.views.listening import listen, module_named, rows_at_once, uncalled
 
-# Below this, reading a map in channels-last channel by channel wastes most of a processor's vector.
-FEW_CHANNELS = 32
+# Below so many channels, reading a map in channels-last wastes most of a processor's vectors; 64 numbers side by side
+# fill them.
+FEW_CHANNELS, VECTORS = 32, 64
 
 
 class Top(NamedTuple):
@@ -64,12 +65,13 @@ def mine(subject: Subject, images: Images, layers: Sequence[str], k: int = 9) ->
         InputError: a layer is unknown or never called, or its activations are NaN or infinite (the images are named).
     """
     modules, top, heard = list(dict.fromkeys(map(partial(module_named, subject), layers))), None, dict[str, Heard]()
-    most = rows_at_once(images.x)
+    # Twice the rows of a view that also goes backward: only one layer's maps are held at a time.
+    most = 2 * rows_at_once(images.x)
     for first in range(0, len(images), most):
         rows = slice(first, first + most)
         # Slices, which copy nothing.
         part = replace(images, x=images.x[rows], y=images.y[rows], ids=images.ids[rows])
-        heard = _look(subject, part, modules, layers, {} if top is None else _by_layer(top[0][:, -1], heard))
+        heard = _look(subject, part, modules, layers, k, {} if top is None else _by_layer(top[0][:, -1], heard))
         top = _merged(top or _nothing(heard, min(k, len(images))), heard, first)
     assert top is not None  # there is an image
     value, image, position = (_by_layer(part.cpu(), heard) for part in top)
@@ -93,7 +95,7 @@ def _nothing(heard: dict[str, Heard], k: int) -> Kept:
 
 
 def _look(
-    subject: Subject, images: Images, modules: Sequence[str], layers: Sequence[str], least: dict[str, Tensor]
+    subject: Subject, images: Images, modules: Sequence[str], layers: Sequence[str], k: int, least: dict[str, Tensor]
 ) -> dict[str, Heard]:
     """Let one batch go by; where a map does not exceed the least value kept of its channel, no place is sought."""
     heard: dict[str, Heard] = {}
@@ -103,7 +105,7 @@ def _look(
         calls.append(name)
         if name not in layers or name in heard or output.ndim < 2 or len(output) != len(images):
             return
-        heard[name] = _peaks_and_places(output, least.get(name))
+        heard[name] = _peaks_and_places(output, least.get(name), k)
         if len(heard) == len(set(layers)):
             raise Reached
 
@@ -118,9 +120,10 @@ def _look(
     return heard
 
 
-def _peaks_and_places(output: Tensor, least: Tensor | None) -> Heard:
+def _peaks_and_places(output: Tensor, least: Tensor | None, k: int) -> Heard:
     peak = peaks(output).float()
-    candidates = torch.ones_like(peak, dtype=torch.bool) if least is None else peak > least
+    # Of the first batch, of which all could be kept, only its k strongest and their equals will be.
+    candidates = peak >= peak.topk(min(k, len(peak)), dim=0).values[-1] if least is None else peak > least
     row, channel = candidates.nonzero(as_tuple=True)
     position = torch.zeros_like(peak, dtype=torch.int64)
     if len(row):
@@ -154,10 +157,11 @@ def peaks(output: Float32[Tensor, "n c *hw"]) -> Float32[Tensor, "n c"]:
     few = output.ndim == 4 and output.shape[1] < FEW_CHANNELS and not output.is_contiguous()
     if not few:
         return output.amax(tuple(range(2, output.ndim)))
-    # In channels-last few channels would be read a few numbers at a time: halves of the map are compared instead, whole
-    # stretches of memory with each other; the middle row of an odd number counts twice, which a maximum forgives.
+    # In channels-last few channels would be read a few numbers at a time: neighbouring places are laid side by side, as
+    # if they were channels, and compared with each other at the end.
     places = output.permute(0, 2, 3, 1).flatten(1, 2)
-    while (count := places.shape[1]) > 1:
-        half = (count + 1) // 2
-        places = torch.maximum(places[:, :half], places[:, count - half :])
-    return places[:, 0]
+    count, together = places.shape[1], 1
+    while together * places.shape[2] < VECTORS and count % (2 * together) == 0:
+        together *= 2
+    side_by_side = places.reshape(len(output), count // together, -1).amax(1)
+    return side_by_side.reshape(len(output), together, -1).amax(1)

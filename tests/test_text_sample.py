@@ -32,6 +32,11 @@ def test_temperature_sharpens_and_top_k_cuts() -> None:
     assert choose(CHANCES, 0.66, 1.0, 2) == 0
 
 
+def test_a_temperature_next_to_zero_takes_the_likeliest() -> None:
+    for logits in ([1.0, 3.0, -2.0], [-3.0, -1.0, -2.0]):
+        assert {choose(torch.tensor(logits), draw, 1e-320, 0) for draw in (0.0, 0.5, 0.999)} == {1}
+
+
 def test_a_model_writes_by_its_chances() -> None:
     written = sample(same_for_all([0.7, 0.1, 0.1, 0.1]), "ab", 2000, temperature=1.0).text
     assert written.count("a") / 2000 == pytest.approx(0.7, abs=0.03)

@@ -93,7 +93,8 @@ def choose(logits: Float[Tensor, " v"], draw: float, temperature: float, top_k: 
     """
     if temperature == 0:
         return int(logits.argmax())
-    scaled = logits.double() / temperature
+    # From the largest down, or a temperature close to 0 would overflow.
+    scaled = (logits.double() - logits.max().double()) / temperature
     if top_k and top_k < len(scaled):
         scaled = torch.where(scaled < scaled.topk(top_k).values[-1], -torch.inf, scaled)
     cumulated = torch.softmax(scaled, 0).cumsum(0)

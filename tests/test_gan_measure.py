@@ -155,6 +155,15 @@ def test_a_run_is_measured_beside_real_images(run_folder: Path) -> None:
         assert (run_folder / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_more_samples_than_there_are_training_images_show_none_of_them_twice(run_folder: Path) -> None:
+    train(recipe(), out=run_folder, images=images(), quiet=True)
+    others = images(160, split="test")
+    record = measure(run_folder, Subject(Bright(), 2), n=160, train=images(), held_out=others)
+    assert record["held_out"]["precision"] > 0.5
+    due = frechet_distance(*(see(Subject(Bright(), 2), each.x).features for each in (images(), others)))
+    assert record["held_out"]["classifier_fid"] == pytest.approx(due, rel=1e-9)
+
+
 def test_stacks_are_measured_over_all_their_modes(run_folder: Path) -> None:
     train(recipe(stack=3), out=run_folder, images=images(), quiet=True)
     record = measure(run_folder, Subject(Bright(), 2), n=40, train=images(), held_out=images(30, split="test"))

@@ -96,7 +96,9 @@ def measure(
     others = place_reals(held_out or load_data(recipe.data, "test"), recipe.stack, 2, "cpu")
     with lock(folder), torch.random.fork_rng(devices=[]):
         drawn = draw(generator, n, seed)
-        shown = _Shown(drawn, reals.sample(n, seed), others.sample(min(n, len(others.images)), seed), recipe.stack)
+        # Real images at most once each: a copy is a neighbour at no distance, and of such nothing is near to anything.
+        known, held = (each.sample(min(n, len(each.images)), seed) for each in (reals, others))
+        shown = _Shown(drawn, known, held, recipe.stack)
         record = {"schema": SCHEMA, "n": n, "seed": seed, "classifier": _named(subject), **_measured(subject, shown)}
         record |= {"target": _target(recipe, record), "memory": _memory(folder, shown, reals)}
         _interpolation(folder, latent_points(2 * _WAYS, recipe.latent, seed), generator)

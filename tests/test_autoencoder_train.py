@@ -123,6 +123,14 @@ def test_nan_is_caught_and_the_last_good_state_kept(tmp_path: Path, monkeypatch:
     assert all(torch.isfinite(each).all() for each in content["modules"]["net"].values())
 
 
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_a_learning_rate_that_is_far_too_high_is_told(tmp_path: Path, loss: str) -> None:
+    with pytest.raises(InputError, match="became NaN or infinite by step 5 of 12"):
+        trained(tmp_path / "run", loss=loss, optimiser={"name": "sgd", "lr": 1e38})
+    content = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    assert all(torch.isfinite(each).all() for each in content["modules"]["net"].values())
+
+
 def test_noise_can_be_aimed_at_a_trained_classifier(tmp_path: Path) -> None:
     family = zoo.family("mlp", classes=2, shape=(1, 8, 8))
     (tmp_path / "classifier").mkdir()

@@ -190,7 +190,13 @@ def _step(task: _Task, state: StepState) -> dict[str, Tensor]:
 
 
 def _loss(recipe: AutoencoderRecipe) -> Callable[[Tensor, Tensor], Tensor]:
-    return functional.mse_loss if recipe.loss == "mse" else functional.binary_cross_entropy
+    return functional.mse_loss if recipe.loss == "mse" else _cross_entropy
+
+
+def _cross_entropy(said: Tensor, x: Tensor) -> Tensor:
+    """Return the binary cross-entropy, NaN for NaN: PyTorch would refuse it before the loop could say what happened."""
+    loss = functional.binary_cross_entropy(said.nan_to_num(0.5), x)
+    return torch.where(said.isnan().any(), torch.nan, loss)
 
 
 def _watch(task: _Task) -> Callable[[StepState], dict[str, float]]:

@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     monkeypatch.setattr(run, "save", killed)
     with pytest.raises(SystemExit):
         train(asked, out=tmp_path / "killed", corpus=corpus(), quiet=True)
-    assert seen == [1, 2, 3, 4, 5, 6]
+    assert seen == [0, 1, 2, 3, 4, 5]
     monkeypatch.setattr(run, "save", saved)
     resumed = train(asked, out=tmp_path / "killed", corpus=corpus(), quiet=True, resume=True)
     for one, other in zip(whole.model().parameters(), resumed.model().parameters(), strict=True):
@@ -166,6 +166,8 @@ def test_the_loss_of_a_text_without_surprise_goes_down(tmp_path: Path) -> None:
 def test_a_loss_that_becomes_nan_is_said_and_the_state_kept_last_is_left(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="became NaN or infinite by step"):
         train(recipe(optimiser={"name": "sgd", "lr": 1e38}, steps=30), out=tmp_path, corpus=corpus(), quiet=True)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(torch.isfinite(each).all() for each in content["model"].values())
 
 
 def test_a_text_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path) -> None:

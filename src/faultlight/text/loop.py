@@ -33,7 +33,7 @@ class Plan:
     Args:
         recipe: everything asked.
         corpus: the divided text.
-        keep: called with the state every half minute and on Ctrl-C.
+        keep: called with the state at the beginning, every half minute and on Ctrl-C; never with NaN in it.
         device: "cpu", "cuda" or "cuda:1".
         quiet: show no progress.
     """
@@ -55,7 +55,7 @@ def fit(plan: Plan, state: TextState) -> None:
         InputError: the loss or a weight became NaN or infinite; the state kept last is from before that.
         KeyboardInterrupt: Ctrl-C was pressed; the state was kept.
     """
-    recipe, kept = plan.recipe, time.monotonic()
+    recipe = plan.recipe
     gpus = [] if plan.device == "cpu" else [plan.device]
     with (
         held_interrupt() as interrupt,
@@ -63,6 +63,9 @@ def fit(plan: Plan, state: TextState) -> None:
         Progress(f"train {recipe.name}", recipe.steps, plan.quiet) as progress,
         shards(torch.get_num_threads(), plan.device, recipe.shape) as workers,
     ):
+        if not state.step:
+            plan.keep(state)
+        kept = time.monotonic()
         state.model.train()
         while state.step < recipe.steps:
             began = time.monotonic()

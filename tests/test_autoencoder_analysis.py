@@ -165,6 +165,11 @@ def test_without_a_classifier_there_are_no_accuracies() -> None:
     assert found.cost() is None
 
 
+def test_aimed_noise_without_a_classifier_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(InputError, match="none was given; name one"):
+        compare(nn.Threshold(2.0, torch.nan), stripes(2), [("gaussian", 0.2), ("adversarial", 0.1)])
+
+
 def test_a_net_that_gives_nan_is_told() -> None:
     with pytest.raises(InputError, match="gives NaN or infinity"):
         restore(nn.Threshold(2.0, torch.nan), stripes(2).x)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor, nn
 
-from faultlight.autoencoder.tampering import Tampering, tamper
+from faultlight.autoencoder.tampering import Tampering, needs_classifier, tamper
 from faultlight.data.images import Images
 from faultlight.errors import InputError
 from faultlight.evaluation.verdict import Share, share
@@ -101,6 +101,8 @@ def compare(
         InputError: a noise that cannot be laid, images of the wrong shape for the network, or NaN from it.
     """
     asked = [Tampering(kind, strength, strength) for kind, strength in noises]
+    if needs_classifier(asked) and classifier is None:
+        raise InputError("adversarial noise is aimed at a classifier, and none was given; name one.")
     with Progress("compare", len(asked) + 1, quiet) as progress:
         rows = [_row(net, images, images, CLEAN, 0.0, classifier)]
         progress.update(1)

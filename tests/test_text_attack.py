@@ -122,6 +122,19 @@ def test_edits_are_as_many_as_allowed_and_never_twice_at_a_place(guided: bool) -
     assert (~more.free).sum(1).tolist() == [8, 8, 8]
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_where_nothing_is_left_to_swap_a_passage_stays_as_it_is(guided: bool) -> None:
+    clean = torch.tensor([[0, 1, 2, 3, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 2]])
+    # b and c, the middle pair, first: it leaves no two neighbours. Of the third row nothing but the last pair can move.
+    start = Passages(clean[:, :-1], clean[:, 1:], torch.ones(3, 4, dtype=torch.bool))
+    once = edit(start, torch.tensor([1, 1, 3]), "swap", USED)
+    assert once.read.tolist() == [[0, 2, 1, 3], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert edit(once, torch.tensor([1, 0, 3]), "swap", USED).read.tolist() == once.read.tolist()
+    found = attack(net(), clean, TextAttack("swap", 2, 3, guided), USED)
+    assert found.passages.read[1:].tolist() == [[0, 0, 0, 0], [0, 0, 1, 0]]
+    assert found.losses[2, 2] == found.losses[2, 1]
+
+
 def test_the_worst_insertions_into_what_is_never_read_stand_before_the_rarest_characters() -> None:
     chances = torch.tensor([0.4, 0.3, 0.2, 0.1])
     clean = torch.tensor([[0, 1, 3, 2, 0, 1, 0, 2, 1, 0]])

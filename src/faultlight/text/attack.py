@@ -265,12 +265,14 @@ def _flip(rows: Passages, moves: Tensor, used: Tensor) -> Passages:
     return Passages(rows.read.scatter(1, place, character), rows.due, rows.free.scatter(1, place, False))
 
 
-def _swap(rows: Passages, moves: Tensor, _used: Tensor) -> Passages:
-    # The last place has no neighbour behind it; its move is never allowed, but must not reach beyond the end.
+def _swap(rows: Passages, moves: Tensor, used: Tensor) -> Passages:
+    # Where nothing is left to swap, what is promised most is not allowed either: such a passage stays as it is.
+    allowed = _allowed(rows, "swap", used)[:, :, 0].gather(1, moves[:, None])
     place = moves[:, None].clamp(max=rows.read.shape[1] - 2)
     both = torch.cat([place, place + 1], 1)
-    turned = rows.read.gather(1, both.flip(1))
-    return Passages(rows.read.scatter(1, both, turned), rows.due, rows.free.scatter(1, both, False))
+    turned, free = rows.read.gather(1, both.flip(1)), rows.free.scatter(1, both, False)
+    read = torch.where(allowed, rows.read.scatter(1, both, turned), rows.read)
+    return Passages(read, rows.due, torch.where(allowed, free, rows.free))
 
 
 def _delete(rows: Passages, moves: Tensor, _used: Tensor) -> Passages:

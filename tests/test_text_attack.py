@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from faultlight.errors import InputError
+from faultlight.text import misspelling
 from faultlight.text.attack import KINDS, Kind, Passages, TextAttack, attack, edit, gains, passage_losses, trace
 from faultlight.text.misspelling import misspell
 from faultlight.text.model import CharModel
@@ -196,3 +197,19 @@ def test_models_stand_in_one_table_with_the_same_passages() -> None:
     assert guided[0] == single[0]
     assert len(found.facts["recovery"]["b"]) == 2
     assert "after its worst flip" in found.text()
+
+
+def test_as_many_passages_are_named_as_were_read() -> None:
+    text = corpus().alphabet.decode(corpus().held_out) * 2
+    found = misspell({"a": same_for_all([0.25] * 4)}, text, 1, 1, 1000, 12, primes=["ab"], quiet=True)
+    # Behind 100 characters of context, and with 12 and the one that follows ahead, 127 of 240 places are left.
+    assert found.facts["passages"] == 127
+    assert found.words.startswith("127 passages of 12 characters")
+
+
+def test_a_prime_that_cannot_be_read_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(misspelling, "attack", lambda *_given: pytest.fail("an attack was run"))
+    text = corpus().alphabet.decode(corpus().held_out) * 3
+    for prime in ("", "XYZ"):
+        with pytest.raises(InputError, match="give at least one"):
+            misspell({"a": net()}, text, 1, 1, 4, 12, primes=["ab", prime], quiet=True)

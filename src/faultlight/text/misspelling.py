@@ -16,7 +16,7 @@ from faultlight.progress import Progress
 from faultlight.text.attack import KINDS, TextAttack, attack
 from faultlight.text.model import CharModel
 from faultlight.text.recovery import Recovery, line_starts, recoveries
-from faultlight.text.sample import PRIMES
+from faultlight.text.sample import PRIMES, readable
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._result import ViewResult
 
@@ -44,7 +44,7 @@ def misspell(
         text: held out of the training of all; characters that a model does not know are refused.
         edits: of each passage.
         candidates: edits tried at each turn, where they are guided and where the best random one is kept.
-        passages: of the text, that start behind line ends.
+        passages: of the text, that start behind line ends; fewer where it has not so many.
         length: characters of each.
         seed: of the random edits.
         primes: none of them empty.
@@ -52,6 +52,9 @@ def misspell(
     """
     if len(text) < _CONTEXT + length + 2:
         raise InputError(f"a text of {len(text):,} characters is too short; give {_CONTEXT + length + 2:,} at least.")
+    for model in models.values():
+        for prime in primes:
+            readable(model, prime)
     curves: dict[str, NDArray[Any]] = {}
     recovered: dict[str, list[Recovery]] = {}
     with Progress("misspell", len(models) * (len(KINDS) * len(_WAYS) + 1), quiet) as progress:
@@ -71,7 +74,7 @@ def misspell(
             recovered[name] = recoveries(model, numbers, primes, used, passages=passages, length=length)
             done += 1
             progress.update(done)
-    return _result(curves, recovered, edits, candidates, passages, length)
+    return _result(curves, recovered, edits, candidates, len(starts), length)
 
 
 def _result(

@@ -13,7 +13,7 @@ from torch import nn
 
 from faultlight.errors import InputError
 from faultlight.gan.fidelity import frechet_distance, neighbour_radii, precision_recall
-from faultlight.gan.measure import measure, see
+from faultlight.gan.measuring import measure, see
 from faultlight.gan.modes import alarms, modes, within_class_spread
 from faultlight.gan.nearest import nearest
 from faultlight.gan.run import train

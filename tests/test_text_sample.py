@@ -12,8 +12,8 @@ import torch
 from faultlight.cli import main
 from faultlight.errors import InputError
 from faultlight.text.copied import longest_copy, memorised
-from faultlight.text.sample import PRIMES, choose, sample
 from faultlight.text.saved import save_text_model
+from faultlight.text.writing import PRIMES, choose, sample
 from text_toys import model, same_for_all
 
 CHANCES = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()

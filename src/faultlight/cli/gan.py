@@ -92,7 +92,7 @@ def measure(
     json: _Json = False,
 ) -> None:
     """Measure what a generator draws with a classifier, beside real held-out images, and look for collapse."""
-    from faultlight.gan.measure import measure as measured
+    from faultlight.gan.measuring import measure as measured
 
     record = measured(run, _load(classifier, weights), n=n, seed=seed)
     if json:

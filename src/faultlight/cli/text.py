@@ -94,9 +94,9 @@ def sample(
     """
     from dataclasses import asdict
 
-    from faultlight.text.sample import PRIMES
-    from faultlight.text.sample import sample as write
     from faultlight.text.saved import load_text_model
+    from faultlight.text.writing import PRIMES
+    from faultlight.text.writing import sample as write
 
     model = load_text_model(run)
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
@@ -167,9 +167,9 @@ def attack(
     primes, how many characters later a model reads on as if it had not been there.
     """
     from faultlight.text.misspelling import misspell
-    from faultlight.text.sample import PRIMES
     from faultlight.text.saved import load_text_model
     from faultlight.text.source import corpus_of
+    from faultlight.text.writing import PRIMES
 
     corpus = corpus_of(runs[0])
     text = corpus.alphabet.decode(corpus.held_out)
@@ -200,9 +200,9 @@ def copied(
     from dataclasses import asdict
 
     from faultlight.text.copied import memorised
-    from faultlight.text.sample import sample as write
     from faultlight.text.saved import load_text_model
     from faultlight.text.source import corpus_of
+    from faultlight.text.writing import sample as write
 
     model, corpus = load_text_model(run), corpus_of(run)
     written = write(model, prime, length, temperature=temperature, seed=seed).text

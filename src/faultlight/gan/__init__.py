@@ -15,7 +15,7 @@ _HOMES = {
     "draw": "sample",
     "load_gan_recipe": "recipe",
     "load_generator": "saved",
-    "measure": "measure",
+    "measure": "measuring",
     "run_study": "study",
     "train": "run",
 }

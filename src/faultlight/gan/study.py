@@ -9,8 +9,7 @@ from typing import Any
 from faultlight import files
 from faultlight.data.images import Images
 from faultlight.errors import InputError
-from faultlight.gan import measure as measuring
-from faultlight.gan import run
+from faultlight.gan import measuring, run
 from faultlight.gan.recipe import GanRecipe
 from faultlight.models.subject import Subject
 from faultlight.train.steps_recipe import parse

@@ -17,7 +17,7 @@ _HOMES = {
     "load_corpus": "corpus",
     "load_text_model": "saved",
     "load_text_recipe": "recipe",
-    "sample": "sample",
+    "sample": "writing",
     "train": "run",
 }
 

@@ -16,7 +16,7 @@ from faultlight.progress import Progress
 from faultlight.text.attack import KINDS, TextAttack, attack
 from faultlight.text.model import CharModel
 from faultlight.text.recovery import Recovery, line_starts, recoveries
-from faultlight.text.sample import PRIMES, readable
+from faultlight.text.writing import PRIMES, readable
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._result import ViewResult
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from faultlight.text.attack import Passages, edit
 from faultlight.text.model import CharModel
-from faultlight.text.sample import readable
+from faultlight.text.writing import readable
 
 _WINDOW = 10
 

@@ -14,7 +14,6 @@ import torch
 from faultlight.cli import main
 from faultlight.data.text import Text, load_text
 from faultlight.errors import InputError
-from faultlight.text import loop, run
 from faultlight.text.alphabet import PRINTABLE, Alphabet, alphabet_of
 from faultlight.text.corpus import check_length, divide, load_corpus, random_chunks, stream_chunks
 from faultlight.text.measure import bits, held_out_loss
@@ -22,6 +21,8 @@ from faultlight.text.model import build_model
 from faultlight.text.recipe import load_text_recipe, names
 from faultlight.text.run import train
 from faultlight.text.saved import load_text_model
+from faultlight.text.step import noisy
+from faultlight.train import steps, steps_run
 from faultlight.train.steps_recipe import kind_of
 from text_toys import LETTERS, corpus, model, recipe, same_for_all
 
@@ -106,10 +107,10 @@ def test_the_held_out_loss_does_not_depend_on_the_chunks_it_is_computed_in(monke
 def test_noise_draws_a_share_of_the_characters_anew_from_those_in_use() -> None:
     x = torch.zeros(200, 100, dtype=torch.int64)
     used = torch.tensor([1, 2, 5])
-    changed = loop.noisy(x, 0.1, used, 0, 0)
+    changed = noisy(x, 0.1, used, 0, 0)
     assert set(changed.unique().tolist()) == {0, 1, 2, 5}
     assert (changed != 0).float().mean() == pytest.approx(0.1, abs=0.01)
-    assert loop.noisy(x, 0.0, used, 0, 0) is x
+    assert noisy(x, 0.0, used, 0, 0) is x
 
 
 @pytest.mark.parametrize("pieces", ["random", "streams"])
@@ -119,7 +120,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 ) -> None:
     asked = recipe(pieces=pieces, cell=cell, dropout=0.2, noise=0.1)
     whole = train(asked, out=tmp_path / "whole", corpus=corpus(), quiet=True)
-    saved = run.save
+    saved = steps.save
     seen: list[int] = []
 
     def killed(state: object, folder: Path) -> None:
@@ -128,12 +129,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         if len(seen) == 6:
             raise SystemExit  # nothing after the write is done, as when the process is killed
 
-    monkeypatch.setattr(loop, "_SAVE_EVERY_SECONDS", -1.0)
-    monkeypatch.setattr(run, "save", killed)
+    monkeypatch.setattr(steps, "_SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(steps_run, "save", killed)
     with pytest.raises(SystemExit):
         train(asked, out=tmp_path / "killed", corpus=corpus(), quiet=True)
     assert seen == [0, 1, 2, 3, 4, 5]
-    monkeypatch.setattr(run, "save", saved)
+    monkeypatch.setattr(steps_run, "save", saved)
     resumed = train(asked, out=tmp_path / "killed", corpus=corpus(), quiet=True, resume=True)
     for one, other in zip(whole.model().parameters(), resumed.model().parameters(), strict=True):
         assert torch.equal(one, other)
@@ -146,7 +147,7 @@ def test_a_run_leaves_its_records_and_a_model_that_loads(tmp_path: Path) -> None
     record = json.loads((tmp_path / "records" / "training.json").read_text())
     assert [row["step"] for row in record["steps"]] == [4, 8, 10]
     assert set(record["steps"][0]) == {
-        "step", "batch_loss", "train_loss", "held_out_loss", "held_out_bits", "lr", "seconds",
+        "step", "train_loss", "batch_loss", "held_out_loss", "held_out_bits", "lr", "seconds",
     }  # fmt: skip
     assert found.met is True
     assert found.held_out_bits == pytest.approx(found.held_out_loss / math.log(2))
@@ -167,7 +168,7 @@ def test_a_loss_that_becomes_nan_is_said_and_the_state_kept_last_is_left(tmp_pat
     with pytest.raises(InputError, match="became NaN or infinite by step"):
         train(recipe(optimiser={"name": "sgd", "lr": 1e38}, steps=30), out=tmp_path, corpus=corpus(), quiet=True)
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert all(torch.isfinite(each).all() for each in content["model"].values())
+    assert all(torch.isfinite(each).all() for each in content["modules"]["model"].values())
 
 
 def test_a_text_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path) -> None:

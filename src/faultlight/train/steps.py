@@ -11,6 +11,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class StepState:
         sums: of each scalar that a step returned, since the last row of the record, float64.
         since: how many steps the sums are over.
         history: the record, one row each `record_every` steps.
-        extra: any further tensors that a resumed run must have; they stay on the CPU.
+        extra: any further tensors that a resumed run must have; it finds them on the CPU.
     """
 
     modules: dict[str, nn.Module]
@@ -69,6 +70,10 @@ def _keep_nothing(_state: StepState) -> None:
     return
 
 
+def _means(_state: StepState, means: Mapping[str, float]) -> str:
+    return " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in means.items())
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """Everything that stays the same while a run goes on.
@@ -81,6 +86,8 @@ class StepPlan:
         step: does one step and returns scalars, each averaged over the steps of a row.
         record: returns what is measured when a row is due.
         keep: called with the state at the beginning, every half minute and on Ctrl-C; never with NaN in it.
+        around: what is entered for as long as steps are taken.
+        say: what the progress says, of the state and the means since the last row.
         device: "cpu", "cuda" or "cuda:1".
         quiet: show no progress.
         advice: what to do when the loss becomes NaN, such as "lower optimiser.lr".
@@ -93,6 +100,8 @@ class StepPlan:
     step: Callable[[StepState], dict[str, Tensor]]
     record: Callable[[StepState], dict[str, float]] = _no_record
     keep: Callable[[StepState], None] = _keep_nothing
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    say: Callable[[StepState, Mapping[str, float]], str] = _means
     device: str = "cpu"
     quiet: bool = False
     advice: str = "lower optimiser.lr"
@@ -113,6 +122,7 @@ def fit(plan: StepPlan, state: StepState) -> None:
         held_interrupt() as interrupt,
         torch.random.fork_rng(devices=gpus),
         Progress(f"train {plan.name}", plan.steps, plan.quiet) as progress,
+        plan.around(),
     ):
         if not state.step:
             plan.keep(state)
@@ -202,7 +212,7 @@ def _record(plan: StepPlan, state: StepState, progress: Progress) -> None:
             raise _diverged(plan, state)
         state.history.append({"step": state.step, **means, **measured, "seconds": round(state.seconds, 3)})
         state.sums, state.since = {}, 0
-    progress.update(state.step, " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in means.items()))
+    progress.update(state.step, plan.say(state, means))
 
 
 def _check_finite(plan: StepPlan, state: StepState) -> None:

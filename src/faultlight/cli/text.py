@@ -161,17 +161,17 @@ def attack(
     out: Annotated[Path | None, typer.Option(help="Where numbers and figures go.  [default: attacks/text]")] = None,
     json: _Json = False,
 ) -> None:
-    """Misspell the held-out text on purpose, and see how long models are put off.
+    """Misspell text that every run held out, and see how long models are put off.
 
     Flips, swaps, deletions and insertions chosen by the gradient stand beside random ones; then, for each of seven
     primes, how many characters later a model reads on as if it had not been there.
     """
     from faultlight.text.misspelling import misspell
     from faultlight.text.saved import load_text_model
-    from faultlight.text.source import corpus_of
+    from faultlight.text.source import held_out_by_all
     from faultlight.text.writing import PRIMES
 
-    corpus = corpus_of(runs[0])
+    corpus = held_out_by_all(runs)
     text = corpus.alphabet.decode(corpus.held_out)
     short = len({run.name for run in runs}) == len(runs)
     models = {run.name if short else str(run): load_text_model(run) for run in runs}
@@ -179,9 +179,11 @@ def attack(
     found = misspell(models, text, edits, candidates, passages, length, seed, primes, quiet=json)
     paths = found.save(out or Path("attacks") / "text")
     if json:
-        print_json({"schema": 1, "facts": found.facts, "files": [str(path) for path in paths]})
+        files = [str(path) for path in paths]
+        print_json({"schema": 1, "held_out_by_all": len(text), "facts": found.facts, "files": files})
         return
-    print_text("\n".join([found.text(), *(f"wrote {path}" for path in paths)]))
+    source = f"from the last {len(text):,} characters of {corpus.name}, which no run learnt from"
+    print_text("\n".join([source, found.text(), *(f"wrote {path}" for path in paths)]))
 
 
 @app.command()

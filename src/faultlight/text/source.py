@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,25 @@ def corpus_of(run: Path) -> Corpus:
     if found.fingerprint != asked["data"]["text"]:
         raise InputError(f"the text {recipe.data!r} is not the one that {run} was trained on; name one with --text.")
     return found
+
+
+def held_out_by_all(runs: Sequence[Path]) -> Corpus:
+    """Return the text of the runs, divided as the one that held out least: each holds out the end, so none learnt it.
+
+    Args:
+        runs: one folder at least.
+
+    Raises:
+        InputError: they learnt from different texts, or a folder does not say from which.
+    """
+    texts = [corpus_of(run) for run in runs]
+    for run, each in zip(runs, texts, strict=True):
+        if each.fingerprint != texts[0].fingerprint:
+            raise InputError(
+                f"{run} learnt from {each.name!r} and {runs[0]} from {texts[0].name!r}, so there is no text that both "
+                f"held out; compare runs that share their text."
+            )
+    return min(texts, key=lambda each: len(each.held_out))
 
 
 def text_for(run: Path, model: CharModel, name: str | None) -> tuple[Int64[Tensor, " n"], str]:

@@ -126,6 +126,13 @@ def test_a_network_that_is_no_classifier_has_its_loss_shown(tmp_path: Path) -> N
     assert "1.5000" in table.as_text([row])
 
 
+@pytest.mark.parametrize("kind", ["text", "gan", "autoencoder"])
+def test_an_unfinished_network_that_is_no_classifier_is_called_what_it_is(tmp_path: Path, kind: str) -> None:
+    write_text(tmp_path / "run.toml", f'verb = "train"\n[recipe]\nkind = "{kind}"\nname = "r"\nseed = 3\n')
+    row = read_result(tmp_path)
+    assert (row.kind, row.state, row.recipe, row.seed) == (kind, "unfinished", "r", 3)
+
+
 def test_a_run_given_twice_is_listed_once(tmp_path: Path) -> None:
     trained(tmp_path / "a/b")
     assert len(read_results([tmp_path, tmp_path / "a", tmp_path / "a/b"])) == 1

@@ -49,7 +49,7 @@ def read_result(folder: Path) -> Result:
     try:
         asked = _asked(folder)
         row = replace(row, **_facts(folder, asked))
-        return replace(row, **(_training if row.kind == "train" else _audit)(folder))
+        return replace(row, **(_audit if row.kind == "audit" else _training)(folder))
     except InputError as error:
         return replace(row, state=f"damaged: {error}")
     except OSError as error:
@@ -79,17 +79,18 @@ def _asked(folder: Path) -> dict[str, Any]:
 
 def _facts(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Return what was asked, and with what: run.toml and, where the run got so far, stamp.json."""
-    kind = "train" if asked.get("verb") == "train" else "audit" if "audit" in asked else ""
-    if not kind:
+    train = asked.get("verb") == "train"
+    if not train and "audit" not in asked:
         raise InputError("run.toml is that of no training and no audit.")
-    trained = asked if kind == "train" else _trained(asked)
+    trained = asked if train else _trained(asked)
     recipe = _table(trained, "recipe")
-    own = recipe if kind == "train" else _table(asked, "audit")
+    own = recipe if train else _table(asked, "audit")
     facts = {
-        "kind": kind,
+        # Recipes of networks that are no classifiers say what they are of.
+        "kind": _text(recipe.get("kind")) or "train" if train else "audit",
         "recipe": _text(recipe.get("name")),
-        "data": _text(recipe.get("data") if kind == "train" else _table(asked, "data").get("name")),
-        "model": _text(recipe.get("model") if kind == "train" else _table(asked, "model").get("spec")),
+        "data": _text(recipe.get("data") if train else _table(asked, "data").get("name")),
+        "model": _text(recipe.get("model") if train else _table(asked, "model").get("spec")),
         "seed": own["seed"] if type(own.get("seed")) is int else None,
         "kin": _kin(asked, trained),
         "lot": json.dumps([own.get("seed"), recipe.get("seed")], default=str),

@@ -32,6 +32,12 @@ def test_temperature_sharpens_and_top_k_cuts() -> None:
     assert choose(CHANCES, 0.66, 1.0, 2) == 0
 
 
+def test_of_equals_no_more_than_k_are_drawn_from() -> None:
+    # 1, 2 and 3 are alike; of them the alphabet has 1 first.
+    logits = torch.tensor([2.0, 1.0, 1.0, 1.0])
+    assert {choose(logits, draw / 100, 1.0, 2) for draw in range(100)} == {0, 1}
+
+
 def test_a_temperature_next_to_zero_takes_the_likeliest() -> None:
     for logits in ([1.0, 3.0, -2.0], [-3.0, -1.0, -2.0]):
         assert {choose(torch.tensor(logits), draw, 1e-320, 0) for draw in (0.0, 0.5, 0.999)} == {1}

@@ -89,14 +89,15 @@ def choose(logits: Float[Tensor, " v"], draw: float, temperature: float, top_k: 
         logits: of each character.
         draw: the uniform number.
         temperature: ≥ 0; 0 takes the likeliest.
-        top_k: how many of the likeliest may be drawn; 0 for all.
+        top_k: how many of the likeliest may be drawn, of equals those that the alphabet has first; 0 for all.
     """
     if temperature == 0:
         return int(logits.argmax())
     # From the largest down, or a temperature close to 0 would overflow.
     scaled = (logits.double() - logits.max().double()) / temperature
     if top_k and top_k < len(scaled):
-        scaled = torch.where(scaled < scaled.topk(top_k).values[-1], -torch.inf, scaled)
+        # By place and not by value: characters as likely as the last of the k would all stay.
+        scaled[scaled.argsort(descending=True, stable=True)[top_k:]] = -torch.inf
     cumulated = torch.softmax(scaled, 0).cumsum(0)
     place = int(torch.searchsorted(cumulated, torch.tensor(draw, dtype=torch.float64), right=True))
     # Rounding may leave the last sum below the number drawn; the last character that has any chance is meant then.

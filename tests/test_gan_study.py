@@ -97,6 +97,17 @@ def test_the_commands_sample_measure_and_write_the_page(tmp_path: Path, capsys: 
     assert "--seeds needs whole numbers" in capsys.readouterr().err
 
 
+def test_samples_are_not_written_under_another_ending(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe(), out=run_folder, images=images(), quiet=True)
+    picture = tmp_path / "x.jpg"
+    assert main(["gan", "sample", str(run_folder), "--out", str(picture)]) == 2
+    assert "does not end in .png" in capsys.readouterr().err
+    assert not picture.exists()
+    assert main(["gan", "sample", str(run_folder), "--out", str(tmp_path / "x.PNG")]) == 0
+
+
 def test_the_study_is_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--set", "width=4", "--set", "batch=16", "--set", "frames=2", "--set", "data='digits'"]
     out = tmp_path / "study"

@@ -72,12 +72,15 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="A .png file.  [default: RUN/samples.png]")] = None,
 ) -> None:
     """Draw images and lay them out in one picture."""
+    from faultlight.errors import InputError
     from faultlight.files import write_bytes
     from faultlight.gan.film import as_bytes, grid, png
     from faultlight.gan.sample import draw
     from faultlight.gan.saved import load_generator
 
     path = out or run / "samples.png"
+    if path.suffix.lower() != ".png":
+        raise InputError(f"the picture is a PNG and {str(path)!r} does not end in .png; give --out such a name.")
     write_bytes(path, png(grid(as_bytes(draw(load_generator(run), n, seed)), columns)))
     print_text(f"wrote {path}")
 

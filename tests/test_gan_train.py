@@ -24,6 +24,7 @@ from faultlight.gan.run import train
 from faultlight.gan.sample import between, draw, draw_at, latent_points
 from faultlight.gan.saved import load_generator
 from faultlight.gan.step import play
+from faultlight.train import steps
 from faultlight.train.state import CHECKPOINT
 from gan_toys import images, recipe
 
@@ -94,6 +95,20 @@ def test_a_loss_that_turns_nan_is_one_sentence_and_the_state_before_it_stays(
     monkeypatch.setattr(run, "play", play)
     train(recipe(), out=run_folder, images=images(), resume=True, quiet=True)
     assert load_generator(run_folder)
+
+
+def test_what_was_kept_before_nan_still_draws(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(asked: Any, reals: Any, state: Any) -> Any:
+        return {
+            each: value * (float("nan") if state.step == 4 else 1) for each, value in play(asked, reals, state).items()
+        }
+
+    monkeypatch.setattr(steps, "_SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(run, "play", poisoned)
+    asked = recipe(ema=0.9)
+    with pytest.raises(InputError, match=r"by step 5 of 6; .* the weights of step 4, from before that, are in"):
+        train(asked, out=run_folder, images=images(), quiet=True)
+    assert draw(load_generator(run_folder), 3, 0).shape == (3, 1, 8, 8)
 
 
 def test_the_learning_rate_of_both_networks_follows_the_schedule() -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from faultlight.errors import InputError
-from faultlight.train import steps_recipe
+from faultlight.train import steps, steps_recipe
 from faultlight.train.recipe import Optimiser
 from faultlight.train.state import CHECKPOINT
 from faultlight.train.steps import StepPlan, StepState, build_optimiser, fit, restore, save
@@ -102,7 +102,7 @@ def test_nan_is_caught_and_what_was_kept_stays(tmp_path: Path) -> None:
         state.modules["net"].weight.data.fill_(float("nan"))
 
     keep = plan(keep=lambda state: save(state, tmp_path), step=breaks_at(4, poison), advice="lower optimiser.lr")
-    with pytest.raises(InputError, match=r"NaN or infinite by step 6 of 7; lower optimiser.lr; .* stays as it is"):
+    with pytest.raises(InputError, match=r"NaN or infinite by step 6 of 7; lower optimiser.lr, and begin again with"):
         fit(keep, start())
     kept = start()
     assert restore(kept, tmp_path)
@@ -130,12 +130,44 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 
 
 def toy_run(**settings: Any) -> StepRun:
-    def finish(state: StepState, out: Path) -> dict[str, Any]:
+    def weights(state: StepState, out: Path) -> None:
         save_weights(out, "toy", state.modules["net"], {"inputs": 2})
+
+    def finish(state: StepState, _out: Path) -> dict[str, Any]:
         return {"figure": state.history[-1]["loss"]}
 
     recipe = ToyRecipe(name="toy", **settings)
-    return StepRun("toy", recipe, {"train": "abc"}, plan(steps=recipe.steps), start, finish)
+    return StepRun("toy", recipe, {"train": "abc"}, plan(steps=recipe.steps), start, weights, finish)
+
+
+def poisoned(state: StepState) -> None:
+    state.modules["net"].weight.data.fill_(float("nan"))
+
+
+def test_after_nan_the_weights_kept_before_it_can_be_used(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept at each step, the NaN of the eighth leaves the weights of the seventh."""
+    monkeypatch.setattr(steps, "_SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(steps, "_CHECK_EVERY_STEPS", 1)
+    broken = replace(toy_run(), plan=plan(steps=9, step=breaks_at(7, poisoned)))
+    with pytest.raises(
+        InputError, match=r"by step 8 of 9; .* since --resume would .* the weights of step 7, .* used\.$"
+    ):
+        run_in_folder(broken, run_folder, resume=False)
+    assert read_facts(run_folder, "toy", {"inputs"})["stopped_at"] == 7
+    due = start()
+    fit(plan(steps=7), due)
+    kept = fill_weights(nn.Linear(2, 1), run_folder)
+    assert torch.equal(kept.weight, due.modules["net"].weight)
+    assert not (run_folder / "records/training.json").exists()
+    run_in_folder(replace(toy_run(), plan=plan(steps=9)), run_folder, resume=True)
+    assert "stopped_at" not in read_facts(run_folder, "toy", {"inputs"})
+
+
+def test_nan_before_anything_was_kept_leaves_no_weights(run_folder: Path) -> None:
+    broken = replace(toy_run(), plan=plan(step=breaks_at(2, poisoned)))
+    with pytest.raises(InputError, match="nothing that was learnt before that was kept"):
+        run_in_folder(broken, run_folder, resume=False)
+    assert not (run_folder / "model.json").exists()
 
 
 def test_a_folder_gets_what_was_asked_and_what_came_of_it(run_folder: Path) -> None:

@@ -122,7 +122,8 @@ def train(
 
     pace = (recipe.name, recipe.steps, recipe.seed, recipe.record_every)
     plan = StepPlan(*pace, partial(_step, task), _watch(task), device=device, quiet=quiet)
-    record = run_in_folder(StepRun(KIND, recipe, given, plan, begin, partial(_finish, task)), Path(out), resume)
+    asked = StepRun(KIND, recipe, given, plan, begin, partial(_save, recipe), partial(_finish, task))
+    record = run_in_folder(asked, Path(out), resume)
     figures = {name: record[name] for name in AutoencoderResult.__dataclass_fields__ if name != "folder"}
     return AutoencoderResult(Path(out), **figures)
 
@@ -216,12 +217,15 @@ def _watch(task: _Task) -> Callable[[StepState], dict[str, float]]:
     return record
 
 
-def _finish(task: _Task, state: StepState, out: Path) -> dict[str, Any]:
+def _save(recipe: AutoencoderRecipe, state: StepState, out: Path) -> None:
+    tampered = [as_record(each) for each in recipe.tamperings()]
+    facts = {"recipe": recipe.name, "data": recipe.data, "tamper": tampered}
+    save_autoencoder(out, state.modules["net"], facts)  # type: ignore[arg-type]
+
+
+def _finish(task: _Task, state: StepState, _out: Path) -> dict[str, Any]:
     recipe, net = task.recipe, state.modules["net"].eval()
-    chosen = recipe.tamperings()
-    facts = {"recipe": recipe.name, "data": recipe.data, "tamper": [as_record(each) for each in chosen]}
-    save_autoencoder(out, net, facts)  # type: ignore[arg-type]
-    noises = [(each.kind, each.high) for each in chosen if not each.noise.aimed]
+    noises = [(each.kind, each.high) for each in recipe.tamperings() if not each.noise.aimed]
     found = compare(net, task.splits.test.to(task.device), noises, seed=recipe.seed)
     clean, *others = found.rows
     target = recipe.target.model_dump() if recipe.target else None

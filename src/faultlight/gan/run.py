@@ -104,6 +104,7 @@ def train(
         {"images": reals.images.fingerprint()},
         plan,
         start=lambda: start(recipe, *build_pair(design, recipe.seed), device=device),
+        weights=partial(_save, recipe),
         finish=partial(_finish, recipe),
     )
     return _result(Path(out), run_in_folder(run, Path(out), resume))
@@ -138,13 +139,16 @@ def _step(recipe: GanRecipe, reals: Reals, frames: frozenset[int], state: StepSt
     return seen
 
 
-def _finish(recipe: GanRecipe, state: StepState, out: Path) -> dict[str, Any]:
+def _save(recipe: GanRecipe, state: StepState, out: Path) -> None:
     generator = kept(state)
     if recipe.ema:
         z = latent_points(_RENEWING, recipe.latent, recipe.seed)
         device = next(generator.parameters()).device
         renew_statistics(generator, (z[i : i + _RENEWING_BATCH].to(device) for i in range(0, len(z), _RENEWING_BATCH)))
     save_generator(out, generator)
+
+
+def _finish(recipe: GanRecipe, state: StepState, out: Path) -> dict[str, Any]:
     frames = frames_of(state.extra)
     files.write_bytes(out / ARRAYS, safetensors.save({str(step): each.contiguous() for step, each in frames.items()}))
     write_film(out, frames)

@@ -101,15 +101,18 @@ def train(
         quiet=quiet,
         advice="lower optimiser.lr or set clip = 1.0",
     )
-    asked = StepRun(KIND, recipe, {"text": text.fingerprint}, plan, begin, partial(_finish, lesson))
+    asked = StepRun(KIND, recipe, {"text": text.fingerprint}, plan, begin, _save, partial(_finish, lesson))
     record = run_in_folder(asked, Path(out), resume)
     figures = {name: record[name] for name in TextResult.__dataclass_fields__ if name != "folder"}
     return TextResult(Path(out), **figures)
 
 
-def _finish(lesson: Lesson, state: StepState, out: Path) -> dict[str, Any]:
+def _save(state: StepState, out: Path) -> None:
+    save_text_model(out, model_of(state))
+
+
+def _finish(lesson: Lesson, state: StepState, _out: Path) -> dict[str, Any]:
     recipe, model, last = lesson.recipe, model_of(state), state.history[-1]
-    save_text_model(out, model)
     best = min(row["batch_loss"] for row in state.history)
     target = recipe.target.model_dump() if recipe.target else None
     reached = {"batch_loss": best, "held_out_loss": last["held_out_loss"]}

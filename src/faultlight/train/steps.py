@@ -32,6 +32,10 @@ _CHECK_EVERY_STEPS = 25
 _PLAIN = ("step", "since", "seconds", "history")
 
 
+class Diverged(InputError):
+    """A loss, a weight or a statistic became NaN or infinite; its text ends in what to do, without a full stop."""
+
+
 @dataclass
 class StepState:
     """Everything that changes while a run goes on; the loop and its step alone change it.
@@ -114,7 +118,7 @@ def fit(plan: StepPlan, state: StepState) -> None:
     the very numbers of an unbroken one.
 
     Raises:
-        InputError: a scalar or a weight became NaN or infinite; the state kept last is from before that.
+        Diverged: a scalar or a weight became NaN or infinite; the state kept last is from before that.
         KeyboardInterrupt: Ctrl-C was pressed; the state was kept.
     """
     gpus = [] if plan.device == "cpu" else [plan.device]
@@ -220,10 +224,10 @@ def _check_finite(plan: StepPlan, state: StepState) -> None:
         raise _diverged(plan, state)
 
 
-def _diverged(plan: StepPlan, state: StepState) -> InputError:
-    return InputError(
-        f"a loss or a weight became NaN or infinite by step {state.step:,} of {plan.steps:,}; {plan.advice}; "
-        f"the state kept last, from before that, stays as it is."
+def _diverged(plan: StepPlan, state: StepState) -> Diverged:
+    return Diverged(
+        f"a loss or a weight became NaN or infinite by step {state.step:,} of {plan.steps:,}; {plan.advice}, and begin "
+        f"again with another --out, since --resume would compute the same"
     )
 
 

@@ -24,7 +24,7 @@ from faultlight.runtime import lock
 from faultlight.train import folder as place
 from faultlight.train.numerics import check_device, steady
 from faultlight.train.state import CHECKPOINT
-from faultlight.train.steps import StepPlan, StepState, fit, restore, save
+from faultlight.train.steps import Diverged, StepPlan, StepState, fit, restore, save
 
 SCHEMA = 1
 
@@ -39,7 +39,8 @@ class StepRun:
         data: fingerprints of what is learnt from, by name.
         plan: how the loop goes; its `keep` is the folder's.
         start: makes the state before the first step.
-        finish: writes weights and arrays into the folder (`save_weights`), and returns figures for the record.
+        weights: writes the weights into the folder (`save_weights`): at the end, or the last ones without NaN.
+        finish: writes whatever else the folder gets, and returns figures for the record.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class StepRun:
     data: Mapping[str, Any]
     plan: StepPlan
     start: Callable[[], StepState]
+    weights: Callable[[StepState, Path], None]
     finish: Callable[[StepState, Path], dict[str, Any]]
 
 
@@ -55,11 +57,12 @@ def run_in_folder(run: StepRun, out: Path, resume: bool) -> dict[str, Any]:
 
     Args:
         run: what is trained.
-        out: the folder; it gets run.toml, stamp.json, records/training.json and what `finish` writes.
+        out: the folder; it gets run.toml, stamp.json, records/training.json and what `weights` and `finish` write.
         resume: go on with the run in the folder, from its last checkpoint; where there is none, begin.
 
     Raises:
-        InputError: the folder holds another run or is in use, the device is not there, or a loss became NaN.
+        InputError: the folder holds another run or is in use, the device is not there, or a loss became NaN; the
+            weights of the state kept before that are then in the folder, with "stopped_at" in model.json.
         KeyboardInterrupt: Ctrl-C was pressed; the state is kept and `resume` goes on from it.
     """
     check_device(run.plan.device)
@@ -147,7 +150,11 @@ def _agree(out: Path, now: dict[str, Any]) -> dict[str, Any]:
 def _train(run: StepRun, out: Path) -> dict[str, Any]:
     began, state = time.monotonic(), run.start()
     restore(state, out)
-    fit(replace(run.plan, keep=partial(save, folder=out)), state)
+    try:
+        fit(replace(run.plan, keep=partial(save, folder=out)), state)
+    except Diverged as error:
+        raise InputError(f"{error}; {_leave_kept(run, state, out)}.") from None
+    run.weights(state, out)
     record = {
         "schema": place.SCHEMA,
         "kind": run.kind,
@@ -162,6 +169,16 @@ def _train(run: StepRun, out: Path) -> dict[str, Any]:
     # Last, because a run without a checkpoint but with a record is a finished one.
     (out / CHECKPOINT).unlink(missing_ok=True)
     return record
+
+
+def _leave_kept(run: StepRun, state: StepState, out: Path) -> str:
+    """Write the weights of the state kept last, which has no NaN in it, and return what is left of the run."""
+    restore(state, out)
+    if not state.step:
+        return "nothing that was learnt before that was kept"
+    run.weights(state, out)
+    files.write_json(out / MODEL, files.read_json(out / MODEL) | {"stopped_at": state.step})
+    return f"the weights of step {state.step:,}, from before that, are in {out} and can be used"
 
 
 def _stamp(run: StepRun, out: Path, timings: Mapping[str, float]) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 import faultlight as fl
 from autoencoder_toys import SHAPE, recipe, splits, stripes, trained
-from faultlight.autoencoder.comparison import as_text, compare_networks, usual_noises
+from faultlight.autoencoder.comparison import as_text, compare_networks, file_names, usual_noises
 from faultlight.autoencoder.defence import Denoised, load_denoised, save_denoised
 from faultlight.autoencoder.page import write_page
 from faultlight.autoencoder.sentences import sentences
@@ -142,6 +142,26 @@ def test_networks_are_set_side_by_side_with_pictures_and_a_record(tmp_path: Path
     assert len(saved["networks"]["one"]["rows"]) == 3
     with np.load(tmp_path / "out" / "before-after-one.npz") as arrays:
         assert arrays["gaussian-0.15/given"].shape == (4, *SHAPE)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place, seed in (("a/x", 0), ("b/x", 1)):
+        trained(Path(place), data="digits", seed=seed, steps=2)
+    words = ["autoencoder", "compare", "a/x", "b/x", "--noise", "occlusion:0.3", "--n", "5", "--out", "out"]
+    assert main([*words, "--json"]) == 0
+    networks = json.loads(capsys.readouterr().out)["networks"]
+    assert list(networks) == ["a/x", "b/x"]
+    assert networks["a/x"] != networks["b/x"]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"before-after-a-x.png", "before-after-b-x.png"}
+    assert main(["autoencoder", "compare", "a/x", "./a/x"]) == 2
+    assert "the run a/x is given twice" in capsys.readouterr().err
+
+
+def test_no_two_networks_share_a_file() -> None:
+    assert file_names(["a/x", "a-x", "../b"]) == {"a/x": "a-x-1", "a-x": "a-x-2", "../b": "b-3"}
 
 
 def test_a_denoised_classifier_is_both_in_turn_and_gradients_pass() -> None:

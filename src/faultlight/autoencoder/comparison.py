@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,10 @@ def compare_networks(
         quiet: show no progress.
     """
     found = {name: compare(net, images, noises, classifier, seed=seed, quiet=quiet) for name, net in nets.items()}
-    grids = {name: _grid(name, net, images.first(_SHOWN), noises, classifier, seed) for name, net in nets.items()}
+    called = file_names([*nets])
+    grids = {
+        name: _grid(called[name], net, images.first(_SHOWN), noises, classifier, seed) for name, net in nets.items()
+    }
     facts = {
         "data": images.name,
         "n": len(images),
@@ -81,6 +85,14 @@ def compare_networks(
         "classifier_fingerprint": classifier.fingerprint() if classifier else None,
     }
     return Compared(tuple(noises), found, grids, facts)
+
+
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """Return what the pictures of each network are called, without what no file's name can hold, and no two alike."""
+    plain = [re.sub(r"[^\w.+-]+", "-", name).strip("-.") for name in names]
+    if len(set(plain)) < len(plain):
+        plain = [f"{each}-{place + 1}" for place, each in enumerate(plain)]
+    return dict(zip(names, plain, strict=True))
 
 
 def usual_noises(run: Path, aimed: bool) -> list[tuple[str, float]]:

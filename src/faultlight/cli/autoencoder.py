@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.cli._print import print_json, print_text
+from faultlight.cli._runs import named
 
 if TYPE_CHECKING:
     from faultlight.autoencoder.run import AutoencoderResult
@@ -90,7 +91,7 @@ def compare(
     from faultlight.autoencoder.saved import facts_of, load_autoencoder
     from faultlight.autoencoder.tampering import parse_tampering
 
-    nets = {run.name: load_autoencoder(run) for run in runs}
+    nets = {name: load_autoencoder(run) for name, run in named(runs).items()}
     asked = [parse_tampering(each) for each in noise or []]
     noises = [(each.kind, each.high) for each in asked] or usual_noises(runs[0], classifier is not None)
     images = _images(data or facts_of(runs[0])["data"], n)

@@ -168,6 +168,17 @@ def test_splits_by_folder(tmp_path: Path) -> None:
     assert len(load_data(name, "train+validation")) == 22
 
 
+def test_a_single_training_picture_cannot_be_held_out_too(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        grey(tmp_path / split / "cat" / "one.png", 7)
+    for resize in (None, (2, 2)):
+        with pytest.raises(InputError, match="has a single training image, which cannot be both learnt from and held"):
+            load_data(str(tmp_path), "train", resize=resize)
+    assert len(load_data(str(tmp_path), "train+validation")) == 1
+    grey(tmp_path / "validation" / "cat" / "two.png", 9)
+    assert len(load_data(str(tmp_path), "train")) == 1
+
+
 def test_without_train_and_test_everything_is_test(tmp_path: Path) -> None:
     name = str(numbered(tmp_path))
     assert find_source(name).splits(Request(name)) == ("test",)

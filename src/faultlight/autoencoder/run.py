@@ -20,7 +20,6 @@ from faultlight.autoencoder.saved import load_autoencoder, save_autoencoder
 from faultlight.autoencoder.tampering import as_record, needs_classifier, tamper_batch
 from faultlight.data.images import Images
 from faultlight.data.load import load_data
-from faultlight.errors import InputError
 from faultlight.models.load import load_model
 from faultlight.models.subject import Subject
 from faultlight.train.inner import evaluating
@@ -134,21 +133,8 @@ def load_images(data: str, split_seed: int) -> Splits:
     Raises:
         InputError: the data cannot be loaded, a split is empty, or its splits differ in shape or classes.
     """
-    train, validation, test = (_split(data, each, split_seed) for each in ("train", "validation", "test"))
+    train, validation, test = (load_data(data, each, split_seed=split_seed) for each in ("train", "validation", "test"))
     return check_splits(Splits(train, validation, test))
-
-
-def _split(data: str, split: str, seed: int) -> Images:
-    try:
-        return load_data(data, split, split_seed=seed)
-    except InputError:
-        # One image cannot be both learnt from and held out, which the loader can only call an empty split.
-        if split == "test" or len(load_data(data, "train+validation", split_seed=seed)) > 1:
-            raise
-        raise InputError(
-            f"{data!r} has a single training image, which cannot be both learnt from and held out for validation; "
-            f"give at least two, better some hundred."
-        ) from None
 
 
 def aimed_at(recipe: AutoencoderRecipe, images: Images, device: str) -> Subject | None:

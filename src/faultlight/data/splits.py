@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int64
 
+from faultlight.errors import InputError
+
 
 def divide(total: int, held_out: int, seed: int) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " v"]]:
     """Divide positions 0 … total - 1 into train and validation, both in ascending order.
@@ -39,9 +41,17 @@ def positions(split: str, train: int, validation: int | None, held_out: int, see
             the split is drawn by seed.
         held_out: how many images to draw for validation, when they are drawn.
         seed: the seed to draw by.
+
+    Raises:
+        InputError: the only training image is drawn for validation, and the train split asked for.
     """
     if split == "train+validation":
         return np.arange(train + (validation or 0), dtype=np.int64)
+    if split == "train" and validation is None and train == 1:
+        raise InputError(
+            "the data has a single training image, which cannot be both learnt from and held out for validation; "
+            "give at least two, better some hundred."
+        )
     if validation is None:
         parts = divide(train, held_out, seed)
     else:

@@ -187,11 +187,27 @@ def test_a_frame_shows_the_same_points_each_time() -> None:
 def test_a_grid_lays_images_row_by_row() -> None:
     bytes_ = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     picture = film.grid(bytes_, 2)
-    assert picture.shape == (6, 6, 1)
-    assert (picture[:2, :2] == 0).all()
-    assert (picture[:2, 4:] == 1).all()
-    assert (picture[4:, :2] == 2).all()
-    assert (picture[2:4] == 255).all()
+    assert picture.shape == (6, 6, 2)
+    grey, opacity = picture[:, :, 0], picture[:, :, 1]
+    assert (grey[:2, :2] == 0).all()
+    assert (grey[:2, 4:] == 1).all()
+    assert (grey[4:, :2] == 2).all()
+    # What lies behind shows between the images, and where the last row has none.
+    assert opacity.tolist() == [[255, 255, 0, 0, 255, 255]] * 2 + [[0] * 6] * 2 + [[255, 255, 0, 0, 0, 0]] * 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_strip_and_a_film_are_seen_through_between_their_images(tmp_path: Path, channels: int) -> None:
+    frames = {step: torch.full((film.COUNT, channels, 4, 4), step, dtype=torch.uint8) for step in (0, 7, 9)}
+    film.write_film(tmp_path, frames)
+    strip = Image.open(tmp_path / film.STRIP_FILE).convert("RGBA")
+    assert strip.getpixel((4, 0))[3] == 0  # type: ignore[index]
+    assert strip.getpixel((0, 6)) == (7, 7, 7, 255)
+    with Image.open(tmp_path / film.FILM_FILE) as moving:
+        assert moving.n_frames == 3  # type: ignore[attr-defined]
+        moving.seek(2)
+        last = moving.convert("RGBA")
+        assert (last.getpixel((0, 0)), last.getpixel((4, 0))[3]) == ((9, 9, 9, 255), 0)  # type: ignore[index]
 
 
 def test_a_picture_comes_back_from_its_file() -> None:

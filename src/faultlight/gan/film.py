@@ -54,16 +54,21 @@ def as_bytes(x: Float32[Tensor, "n c h w"]) -> Bytes:
 
 
 def grid(images: Bytes, columns: int) -> Picture:
-    """Return images row by row in one picture, two pixels apart; two-channel images are shown by their mean."""
+    """Return images row by row in one picture, two pixels apart; two-channel images are shown by their mean.
+
+    The last channel of the picture is its opacity: between images one sees through, to whatever lies behind.
+    """
     shown = images.permute(0, 2, 3, 1).numpy()
     if shown.shape[3] not in (1, 3):
         shown = shown.mean(3, keepdims=True).round().astype(np.uint8)
     count, height, width, colours = shown.shape
     rows = -(-count // columns)
-    picture = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, colours), 255, np.uint8)
+    picture = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, colours + 1), 255, np.uint8)
+    picture[:, :, -1] = 0
     for i, image in enumerate(shown):
         top, left = (i // columns) * (height + _GAP), (i % columns) * (width + _GAP)
-        picture[top : top + height, left : left + width] = image
+        picture[top : top + height, left : left + width, :-1] = image
+        picture[top : top + height, left : left + width, -1] = 255
     return picture
 
 

@@ -16,7 +16,10 @@ from faultlight.gan.fidelity import frechet_distance, neighbour_radii, precision
 from faultlight.gan.measuring import measure, see
 from faultlight.gan.modes import alarms, modes, within_class_spread
 from faultlight.gan.nearest import nearest
+from faultlight.gan.reals import place_reals
 from faultlight.gan.run import train
+from faultlight.gan.sample import draw
+from faultlight.gan.saved import load_generator
 from faultlight.models.subject import Subject
 from gan_toys import images, recipe
 
@@ -162,6 +165,23 @@ def test_more_samples_than_there_are_training_images_show_none_of_them_twice(run
     assert record["held_out"]["precision"] > 0.5
     due = frechet_distance(*(see(Subject(Bright(), 2), each.x).features for each in (images(), others)))
     assert record["held_out"]["classifier_fid"] == pytest.approx(due, rel=1e-9)
+
+
+def test_both_fids_rest_on_as_many_images(run_folder: Path) -> None:
+    """Of 60 samples the first 30 are compared, for as many images were held out."""
+    train(recipe(), out=run_folder, images=images(), quiet=True)
+    subject, others = Subject(Bright(), 2), images(30, split="test")
+    record = measure(run_folder, subject, n=60, train=images(), held_out=others)
+    known, drawn = (see(subject, x).features for x in (images().x, draw(load_generator(run_folder), 60, 0)))
+    assert (record["drawn"]["n"], record["drawn"]["fid_n"], record["held_out"]["fid_n"]) == (60, 30, 30)
+    assert record["drawn"]["classifier_fid"] == pytest.approx(frechet_distance(known, drawn[:30]), rel=1e-9)
+    assert record["held_out"]["classifier_fid"] == pytest.approx(
+        frechet_distance(known, see(subject, others.x).features), rel=1e-9
+    )
+    order = place_reals(images(), 1, 2, "cpu").sample(40, 0)
+    due = precision_recall(see(subject, order).features[:30], drawn[:30])
+    assert record["drawn"]["precision"] == due.precision
+    assert record["drawn"]["recall"] == due.recall
 
 
 def test_stacks_are_measured_over_all_their_modes(run_folder: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_commands_sample_measure_and_write_the_page(tmp_path: Path, capsys: 
     assert main(["gan", "sample", out, "--n", "4"]) == 0
     assert main(["gan", "measure", out, "--classifier", "zoo:digits-cnn", "--n", "50"]) == 0
     said = capsys.readouterr().out
-    assert "classifier-FID" in said
+    assert "classifier-FID of 50 " in said
     assert "alarm" in said
     assert main(["gan", "page", out]) == 0
     assert (tmp_path / "run/report.html").exists()

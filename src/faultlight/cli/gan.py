@@ -170,11 +170,11 @@ def _seeds(text: str) -> list[int]:
 
 def _measured_text(record: dict[str, Any]) -> str:
     drawn, real, memory, target = (record[key] for key in ("drawn", "held_out", "memory", "target"))
-    spread = drawn["modes"]
+    spread, fid = drawn["modes"], f"classifier-FID of {drawn['fid_n']:,}"
     lines = [
         f"{'':<24}{'drawn':>10}{'held out':>10}",
         *(f"{title:<24}{_share(drawn[key]):>10}{_share(real[key]):>10}" for title, key in _SHARES),
-        f"{'classifier-FID':<24}{drawn['classifier_fid']:>10.3f}{real['classifier_fid']:>10.3f}",
+        f"{fid:<24}{drawn['classifier_fid']:>10.3f}{real['classifier_fid']:>10.3f}",
         f"{'classes covered':<24}{spread['covered']:>10,}{real['modes']['covered']:>10,}",
         f"{'entropy (nats)':<24}{spread['entropy']:>10.3f}{real['modes']['entropy']:>10.3f}",
         f"{'nearest training image':<24}{memory['median_distance']:>10.3f}{memory['held_out_median_distance']:>10.3f}",

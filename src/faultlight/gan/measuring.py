@@ -132,30 +132,34 @@ def _measured(subject: Subject, shown: _Shown) -> dict[str, Any]:
     classes = subject.classes**shown.stack
     spread, real = modes(drawn.prediction, classes), modes(held_out.prediction, classes)
     wide, usual = _wide(shown.drawn, drawn), _wide(shown.held_out, held_out)
+    # A Fréchet distance falls with the number of images it rests on: of different numbers it would compare the numbers.
+    fewer = min(len(shown.drawn), len(shown.held_out))
     found = alarms(spread, real.covered, wide / max(usual, 1e-9))
     return {
         "classes": classes,
-        "drawn": _figures(known, drawn, spread, wide),
-        "held_out": _figures(known, held_out, real, usual),
+        "drawn": _figures(known, drawn, spread, wide, fewer),
+        "held_out": _figures(known, held_out, real, usual, fewer),
         "alarm": bool(found),
         "findings": [asdict(each) for each in found],
     }
 
 
-def _figures(known: Seen, seen: Seen, found: Modes, spread: float) -> dict[str, Any]:
+def _figures(known: Seen, seen: Seen, found: Modes, spread: float, count: int) -> dict[str, Any]:
+    compared = seen.features[:count]
     return {
         "n": len(seen.prediction),
         "confident": float((seen.confidence >= CONFIDENT).mean()),
-        "classifier_fid": frechet_distance(known.features, seen.features),
-        **_near(known, seen),
+        "fid_n": count,
+        "classifier_fid": frechet_distance(known.features, compared),
+        **_near(known.features, compared),
         "spread": spread,
         "modes": found.record(),
     }
 
 
-def _near(known: Seen, others: Seen) -> dict[str, float]:
-    count = min(len(known.features), len(others.features), _PRECISION_COUNT)
-    return asdict(precision_recall(known.features[:count], others.features[:count], min(3, count - 1)))
+def _near(known: Float[ndarray, "n f"], others: Float[ndarray, "m f"]) -> dict[str, float]:
+    count = min(len(known), len(others), _PRECISION_COUNT)
+    return asdict(precision_recall(known[:count], others[:count], min(3, count - 1)))
 
 
 def _wide(x: Tensor, seen: Seen) -> float:

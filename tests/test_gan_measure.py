@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,9 +187,24 @@ def test_both_fids_rest_on_as_many_images(run_folder: Path) -> None:
 
 def test_stacks_are_measured_over_all_their_modes(run_folder: Path) -> None:
     train(recipe(stack=3), out=run_folder, images=images(), quiet=True)
-    record = measure(run_folder, Subject(Bright(), 2), n=40, train=images(), held_out=images(30, split="test"))
+    held_out = images(30, split="test")
+    record = measure(run_folder, Subject(Bright(), 2), n=40, train=images(), held_out=held_out)
     assert record["classes"] == 8
-    assert record["held_out"]["modes"]["covered"] <= 8
+    shown = place_reals(held_out, 3, 2, "cpu").sample(30, 0), draw(load_generator(run_folder), 40, 0)
+    for x, key in zip(shown, ("held_out", "drawn"), strict=True):
+        bright = (x.flatten(2).mean(2) > 0.5).long()
+        counts = torch.bincount(bright @ torch.tensor([4, 2, 1]), minlength=8)
+        assert record[key]["modes"]["counts"] == counts.tolist()
+        # A tenth of an even share is below one image.
+        assert record[key]["modes"]["covered"] == int((counts > 0).sum())
+
+
+def test_stacks_of_bright_images_alone_cover_one_mode_of_eight(run_folder: Path) -> None:
+    train(recipe(stack=3), out=run_folder, images=images(), quiet=True)
+    bright = replace(images(30, split="test"), x=torch.full((30, 1, 8, 8), 0.9))
+    found = measure(run_folder, Subject(Bright(), 2), n=40, train=images(), held_out=bright)["held_out"]["modes"]
+    assert found["counts"] == [0, 0, 0, 0, 0, 0, 0, 30]
+    assert (found["covered"], found["entropy"]) == (1, 0.0)
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

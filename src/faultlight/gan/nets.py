@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -33,6 +33,7 @@ class Design:
         norm: what steadies the discriminator of "dcgan".
         hidden: units of a linear layer between latent numbers and maps of "dcgan", and of one between maps and score;
             0 for none.
+        codes: of the latent numbers, the first so many say one of so many codes; see `coded`. 0 for none.
     """
 
     net: NetName
@@ -41,6 +42,7 @@ class Design:
     shape: tuple[int, int, int]
     norm: Norm = "none"
     hidden: int = 0
+    codes: int = 0
 
     def __post_init__(self) -> None:
         _, height, width = self.shape
@@ -49,6 +51,32 @@ class Design:
                 f"the net 'dcgan' halves an image twice, and {height}×{width} does not divide by 4; "
                 f"choose net = 'mlp' or other images."
             )
+        if self.codes == 1 or not 0 <= self.codes <= self.latent:
+            raise InputError(f"codes must be 0, or from 2 to the {self.latent} latent numbers, not {self.codes}.")
+
+
+def code_of(z: Float32[Tensor, "n latent"], codes: int) -> Int64[Tensor, " n"]:
+    """Return which of its first numbers is the largest: of standard normal ones, each as often as any other."""
+    return z[:, :codes].argmax(1)
+
+
+def coded(z: Float32[Tensor, "n latent"], codes: int) -> Float32[Tensor, "n latent"]:
+    """Return latent numbers of which the first K became a code: K/√(K − 1) at the largest, 0 elsewhere.
+
+    The factor gives each of them variance 1, as the others have. Images of different codes need no images between them,
+    which a continuous function of normal numbers cannot help drawing.
+
+    Args:
+        z: standard normal.
+        codes: K, 0 or at least 2; 0 changes nothing.
+
+    Source: Chen et al. 2016, "InfoGAN", section 5. Departure: a code is read off normal numbers, so that latent points
+    stay points.
+    """
+    if not codes:
+        return z
+    chosen = nn.functional.one_hot(code_of(z, codes), codes).to(z.dtype)
+    return torch.cat([chosen * (codes / (codes - 1) ** 0.5), z[:, codes:]], 1)
 
 
 class Generator(nn.Module):
@@ -61,7 +89,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Float32[Tensor, "n latent"]) -> Float32[Tensor, "n c h w"]:
         """Draw an image for each row of numbers."""
-        drawn: Tensor = self.layers(z)
+        drawn: Tensor = self.layers(coded(z, self.design.codes))
         return (1 + torch.tanh(drawn)) / 2
 
 
@@ -71,11 +99,19 @@ class Discriminator(nn.Module):
     def __init__(self, design: Design):
         super().__init__()
         self.layers = _mlp_discriminator(design) if design.net == "mlp" else dcgan_discriminator(design)
+        # Of its own only where there are codes, so that the weights of all other nets stay the same.
+        self.reader = nn.Linear(_units(self.layers[-1]), design.codes) if design.codes else None
 
     def forward(self, x: Float32[Tensor, "n c h w"]) -> Float32[Tensor, " n"]:
         """Score images."""
         scores: Tensor = self.layers(2 * x - 1)
         return scores.flatten()
+
+    def read(self, x: Float32[Tensor, "n c h w"]) -> tuple[Float32[Tensor, " n"], Float32[Tensor, "n codes"]]:
+        """Score images, and say by logits with which code they were drawn."""
+        assert self.reader is not None
+        seen = self.layers[:-1](2 * x - 1)
+        return self.layers[-1](seen).flatten(), self.reader(seen)
 
 
 def build_pair(design: Design, seed: int) -> tuple[Generator, Discriminator]:
@@ -158,6 +194,11 @@ def _head(design: Design, units: int) -> list[nn.Module]:
         return [nn.Linear(units, 1)]
     norm = [nn.BatchNorm1d(design.hidden)] if design.norm == "batch" else []
     return [nn.Linear(units, design.hidden), *norm, nn.LeakyReLU(_SLOPE), nn.Linear(design.hidden, 1)]
+
+
+def _units(layer: nn.Module) -> int:
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features
 
 
 def _mlp_generator(design: Design) -> nn.Sequential:

@@ -41,6 +41,8 @@ class GanRecipe(BaseModel):
         width: hidden units of "mlp", or channels at half an image's size of "dcgan".
         latent: numbers that an image is drawn from.
         hidden: units of a linear layer between latent numbers and maps of "dcgan", and between maps and score; 0: none.
+        codes: the latent numbers begin with one of so many codes, which the discriminator must read back; 0 for none.
+        code_weight: of the reader's cross-entropy in the losses of both networks.
         norm: what steadies the discriminator of "dcgan": "batch", "spectral" or "none".
         loss: "minimax", "non-saturating", "wasserstein-gp" or "hinge".
         smoothing: α of one-sided label smoothing; real images are to be called real with 1 − α.
@@ -70,6 +72,8 @@ class GanRecipe(BaseModel):
     width: int = Field(default=32, ge=1)
     latent: int = Field(default=100, ge=1)
     hidden: int = Field(default=0, ge=0)
+    codes: int = Field(default=0, ge=0)
+    code_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     norm: Norm = "none"
     loss: LossName = "non-saturating"
     smoothing: Fraction = 0.0
@@ -100,7 +104,7 @@ class GanRecipe(BaseModel):
     def design(self, shape: tuple[int, int, int]) -> Design:
         """Return how the networks are built for images of this shape."""
         norm: Norm = self.norm if self.net == "dcgan" else "none"
-        return Design(self.net, self.latent, self.width, shape, norm, self.hidden)
+        return Design(self.net, self.latent, self.width, shape, norm, self.hidden, self.codes)
 
 
 def names() -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from faultlight.gan.losses import PROBABILISTIC, discriminator_loss, generator_loss, gradient_penalty
+from faultlight.gan.nets import code_of
 from faultlight.gan.reals import Reals
 from faultlight.gan.recipe import GanRecipe
 from faultlight.train.average import follow
@@ -52,13 +54,17 @@ def discriminator_gradients(
     """
     with torch.set_grad_enabled(recipe.leak):
         fake = generator(z)
-    on_real, on_fake = discriminator(real), discriminator(fake)
+    on_real = discriminator(real)
+    on_fake, misread = _read(recipe, discriminator, fake, z)
     loss = discriminator_loss(recipe.loss, on_real, on_fake, recipe.smoothing)
     seen = {"discriminator_loss": loss, "d_real": _said(recipe, on_real), "d_fake": _said(recipe, on_fake)}
     if recipe.loss == "wasserstein-gp":
         share = torch.rand(len(real), device=real.device)
         seen["penalty"] = gradient_penalty(discriminator, real, fake, share)
         loss = loss + recipe.penalty * seen["penalty"]
+    if misread is not None:
+        seen["misread"] = misread
+        loss = loss + recipe.code_weight * misread
     loss.backward()  # type: ignore[no-untyped-call]
     return seen
 
@@ -68,8 +74,9 @@ def generator_gradients(
 ) -> dict[str, Tensor]:
     """Add the gradients of the generator's step to what its weights hold; the discriminator gets none."""
     with _frozen(discriminator):
-        loss = generator_loss(recipe.loss, discriminator(generator(z)))
-        loss.backward()  # type: ignore[no-untyped-call]
+        scores, misread = _read(recipe, discriminator, generator(z), z)
+        loss = generator_loss(recipe.loss, scores)
+        (loss if misread is None else loss + recipe.code_weight * misread).backward()  # type: ignore[no-untyped-call]
     return {"generator_loss": loss}
 
 
@@ -79,6 +86,19 @@ def _pace(recipe: GanRecipe, state: StepState) -> None:
     for optimiser in state.optimisers.values():
         for group in optimiser.param_groups:
             group["lr"] = rate
+
+
+def _read(recipe: GanRecipe, discriminator: nn.Module, fake: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the scores of drawn images and, where they have codes, the cross-entropy of what the reader says.
+
+    Its negative is a bound from below on the mutual information of code and image, up to a constant.
+
+    Source: Chen et al. 2016, "InfoGAN", equation 5.
+    """
+    if not recipe.codes:
+        return discriminator(fake), None
+    scores, logits = discriminator.read(fake)  # type: ignore[operator]
+    return scores, functional.cross_entropy(logits, code_of(z, recipe.codes))
 
 
 def _teach_discriminator(recipe: GanRecipe, real: Tensor, state: StepState) -> dict[str, Tensor]:

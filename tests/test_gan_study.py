@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from faultlight.cli import main
 from faultlight.errors import InputError
 from faultlight.gan import study
+from faultlight.gan.measuring import measure
+from faultlight.gan.modes import modes
 from faultlight.gan.run import train
 from faultlight.gan.study import CELLS, cell_recipe, run_study
 from faultlight.models.subject import Subject
@@ -46,6 +49,10 @@ def test_a_study_trains_and_measures_every_cell_on_every_seed(tmp_path: Path) ->
     assert json.loads((tmp_path / "leak-1/records/training.json").read_text())["leak"]
 
 
+def test_the_entropy_of_a_single_class_is_zero_without_a_sign() -> None:
+    assert f"{modes(np.ones(5, np.int64), 3).entropy:.2f}" == "0.00"
+
+
 def test_a_resumed_study_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = small_study(tmp_path)
     monkeypatch.setattr(study.measuring, "measure", lambda *a, **k: pytest.fail("measured again"))
@@ -71,6 +78,26 @@ def test_the_page_of_a_study_shows_every_run_and_asks_for_nothing(tmp_path: Path
     assert set(charts) == {f"{kind}-cell{i}" for kind in ("scores", "gradients", "classes") for i in range(3)}
     domains = [charts[f"gradients-cell{i}"]["encoding"]["y"]["scale"]["domain"] for i in range(3)]
     assert domains[0] == domains[1] == domains[2]
+    dashes = charts["scores-cell0"]["encoding"]["strokeDash"]["scale"]
+    assert dashes["domain"] == ["seed 0", "seed 1"]
+    assert dashes["range"][0] != dashes["range"][1]
+    across = charts["classes-cell0"]["encoding"]["x"]
+    assert (across["sort"], across["axis"]["title"]) == (["a", "b"], "class")
+
+
+def test_the_page_says_how_near_training_images_are_and_the_classes_of_stacks_by_number(run_folder: Path) -> None:
+    train(recipe(stack=2), out=run_folder, images=images(), quiet=True)
+    found = measure(run_folder, Subject(Bright(), 2), n=30, train=images(), held_out=images(30, split="test"))
+    write_gan_page(run_folder)
+    page = read_page(run_folder / "report.html")
+    (column,) = [i for i, each in enumerate(page.all("th")) if each.text == "nearest training image"]
+    distances = found["memory"]["median_distance"], found["memory"]["held_out_median_distance"]
+    cells = [each.text for each in page.all("td")]
+    # A row has its name in a heading, so the cells of eight columns follow it.
+    assert [cells[column - 1], cells[column - 1 + 8]] == [f"{distance:.2f}" for distance in distances]
+    charts = json.loads(page.html.split('id="charts">')[1].split("</script>")[0])
+    assert charts["classes-run"]["encoding"]["x"]["sort"] == ["0", "1", "2", "3"]
+    assert "strokeDash" not in charts["scores-run"]["encoding"], "a single run needs no key"
 
 
 def test_a_run_that_was_not_measured_has_a_page_too(run_folder: Path) -> None:

@@ -78,7 +78,7 @@ def modes(prediction: Int[ndarray, " n"], classes: int) -> Modes:
     share = counts[counts > 0] / len(prediction)
     least = max(1, round(COVERED_SHARE * len(prediction) / classes))
     return Modes(
-        counts, float(-(share * np.log(share)).sum()), float(np.log(classes)), int((counts >= least).sum()), least
+        counts, abs(float((share * np.log(share)).sum())), float(np.log(classes)), int((counts >= least).sum()), least
     )
 
 

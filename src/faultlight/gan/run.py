@@ -105,7 +105,7 @@ def train(
         plan,
         start=lambda: start(recipe, *build_pair(design, recipe.seed), device=device),
         weights=partial(_save, recipe),
-        finish=partial(_finish, recipe),
+        finish=partial(_finish, recipe, reals.images.classes),
     )
     return _result(Path(out), run_in_folder(run, Path(out), resume))
 
@@ -148,13 +148,14 @@ def _save(recipe: GanRecipe, state: StepState, out: Path) -> None:
     save_generator(out, generator)
 
 
-def _finish(recipe: GanRecipe, state: StepState, out: Path) -> dict[str, Any]:
+def _finish(recipe: GanRecipe, classes: tuple[str, ...], state: StepState, out: Path) -> dict[str, Any]:
     frames = frames_of(state.extra)
     files.write_bytes(out / ARRAYS, safetensors.save({str(step): each.contiguous() for step, each in frames.items()}))
     write_film(out, frames)
     return {
         "loss": recipe.loss,
         "leak": recipe.leak,
+        "classes": list(classes),
         "frames": list(frames),
         "strip": list(strip(frames)[0]),
         "parameters": [parameter_count(state.modules[name]) for name in ("generator", "discriminator")],

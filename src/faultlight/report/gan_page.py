@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from faultlight.errors import InputError
 from faultlight.files import read_json, write_text
+from faultlight.progress import inert
 from faultlight.report import assets
 from faultlight.report.charts.common import Spec
 from faultlight.report.charts.game import classes_chart, gradients_chart, scores_chart
@@ -122,7 +123,7 @@ def _charts(groups: Sequence[Group]) -> dict[str, Spec]:
         charts[f"scores-{group.key}"] = scores_chart(rows, group.runs[0].training["loss"] in _PROBABILISTIC)
         charts[f"gradients-{group.key}"] = gradients_chart(rows, domain)
         if counts:
-            names = [str(label) for label in range(len(next(iter(counts.values()))))]
+            names = _names(group.runs[0], len(next(iter(counts.values()))))
             charts[f"classes-{group.key}"] = classes_chart(counts, names, most)
     return charts
 
@@ -130,6 +131,12 @@ def _charts(groups: Sequence[Group]) -> dict[str, Spec]:
 def _counts(run: Run) -> list[int]:
     found: list[int] = run.measured["drawn"]["modes"].get("counts", []) if run.measured else []
     return found
+
+
+def _names(run: Run, count: int) -> list[str]:
+    """Return what the classes are called; numbers for stacks, and for runs that were made before they said."""
+    known = run.training.get("classes", [])
+    return [inert(name) for name in known] if len(known) == count else [str(label) for label in range(count)]
 
 
 def _most(groups: Sequence[Group]) -> float:

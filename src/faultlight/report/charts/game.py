@@ -9,6 +9,9 @@ from faultlight.report.charts.common import Spec, figure, word
 
 Rows = Sequence[Mapping[str, Any]]
 
+# Solid first; after the last the first comes again.
+_DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
+_STROKES = {"title": None, "orient": "top", "symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 400}
 _COLOURS = {"range": ["var(--standing)", "var(--accent)", "var(--ink)", "var(--ink-2)"]}
 
 
@@ -46,7 +49,12 @@ def classes_chart(runs: Mapping[str, Sequence[int]], names: Sequence[str], most:
         "data": {"values": bars},
         "mark": "bar",
         "encoding": {
-            "x": {"field": "class", "type": "nominal", "sort": list(names), "axis": {"labelAngle": 0, "title": None}},
+            "x": {
+                "field": "class",
+                "type": "nominal",
+                "sort": list(names),
+                "axis": {"labelAngle": 0, "title": "class"},
+            },
             "xOffset": {"field": "run", "type": "nominal"},
             "y": {
                 "field": "share",
@@ -83,9 +91,9 @@ def _lines(
                 "field": "kind",
                 "type": "nominal",
                 "scale": {"domain": list(kinds.values()), "range": _COLOURS["range"][:2]},
-                "legend": {"title": None, "orient": "top", "symbolType": "stroke", "symbolStrokeWidth": 2},
+                "legend": _STROKES,
             },
-            "detail": {"field": "run", "type": "nominal"},
+            **_told_apart(list(runs)),
             "tooltip": [
                 word("run", "run"),
                 word("kind", "of"),
@@ -94,3 +102,12 @@ def _lines(
             ],
         },
     }
+
+
+def _told_apart(runs: Sequence[str]) -> Spec:
+    """Return what tells the lines of one kind from each other: how they are dashed, a run each."""
+    if len(runs) < 2:
+        return {}
+    dashes = [_DASHES[place % len(_DASHES)] for place in range(len(runs))]
+    scale = {"domain": list(runs), "range": dashes}
+    return {"strokeDash": {"field": "run", "type": "nominal", "scale": scale, "legend": _STROKES}}

@@ -33,10 +33,11 @@ def test_a_carried_recipe_is_named_after_its_file_and_builds_its_network(name: s
     assert found.network.blueprint(shape).shape == shape
 
 
-def test_the_carried_recipes_are_the_autoencoder_and_two_sets_of_three_depths() -> None:
-    depths = {name: load_autoencoder_recipe(name).network.depth for name in names() if "denoiser" in name}
-    assert depths == {f"{data}-denoiser-{depth}": depth for data in ("cifar10", "mnist") for depth in (1, 2, 3)}
-    assert set(names()) - set(depths) == {"cifar10-s12"}
+def test_the_carried_recipes_are_the_autoencoder_two_sets_of_three_depths_and_one_for_gaussian_noise() -> None:
+    depths = {f"{data}-denoiser-{depth}": depth for data in ("cifar10", "mnist") for depth in (1, 2, 3)}
+    assert {name: load_autoencoder_recipe(name).network.depth for name in depths} == depths
+    assert set(names()) - set(depths) == {"cifar10-s12", "mnist-denoiser-gaussian"}
+    assert [each.kind for each in load_autoencoder_recipe("mnist-denoiser-gaussian").tamperings()] == ["gaussian"]
     assert not load_autoencoder_recipe("cifar10-s12").tamper
 
 

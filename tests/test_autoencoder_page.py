@@ -24,6 +24,7 @@ from faultlight.models import zoo
 from faultlight.models.load import load_model
 from faultlight.models.saved import save_model
 from faultlight.models.subject import Subject
+from report_reader import read_page
 from toys import linear
 
 RGB = (3, 8, 8)
@@ -114,6 +115,10 @@ def test_a_page_stands_alone_and_every_figure_has_its_arrays(tmp_path: Path, fam
         assert arrays[first].shape[0] == 1
     assert (out / "before-after.png").is_file()
     assert [each["count"] for each in found["classes"]] == [6, 6]
+    page = read_page(out / "page.html")
+    assert [each.text for each in page.all("th") if each.text in ("across", "down")] == ["across", "down"]
+    # No figure is wider than its frame, but on a screen too narrow to show anything.
+    assert "max-width: max(100%, 44rem)" in text
 
 
 def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from faultlight.report.text_page import write_text_page
 from faultlight.text.alphabet import PRINTABLE
 from faultlight.text.look import Look, look, save_look
 from faultlight.text.unroll import unroll
+from report_reader import read_page
 from text_toys import model
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -65,6 +66,14 @@ def test_the_page_carries_the_activations_in_steps_of_a_127th(looked: Look, page
     assert np.array_equal(arrays["hidden"], looked.hidden.numpy())
     assert data["text"] == HOSTILE[:90]
     assert data["guesses"][0] == looked.guesses[0].tolist()
+
+
+def test_a_negative_correlation_has_a_minus_sign_as_the_legend_has(page: Path) -> None:
+    record = json.loads((page.parent / "text.json").read_text())
+    record["cells"]["findings"][0] |= {"found": -0.639, "confirmed": -0.6194}
+    (page.parent / "text.json").write_text(json.dumps(record))
+    cells = [each.text for each in read_page(write_text_page(page.parent)).all("td")]
+    assert cells[2:4] == ["−0.639", "−0.619"]
 
 
 def test_nothing_in_the_text_or_the_names_comes_alive(page: Path) -> None:

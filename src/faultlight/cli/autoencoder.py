@@ -20,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _RUN = "A folder that `faultlight autoencoder train` wrote."
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
 _Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
+# Test images that `page` measures on.
+MEASURED = 2000
 _Weights = Annotated[Path | None, typer.Option(help="The weights of a zoo classifier.")]
 
 
@@ -108,24 +110,32 @@ def compare(
 def page(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=_RUN)],
     data: Annotated[str | None, typer.Option(help="Images, in place of the recipe's.")] = None,
-    n: Annotated[int, typer.Option(min=1, help="How many test images are measured on.")] = 2000,
+    n: Annotated[int, typer.Option(min=1, help="How many test images are measured on.")] = MEASURED,
     sample: Annotated[str, typer.Option(help="The class whose first test image is followed.")] = "",
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Where page, arrays and pictures go.  [default: RUN/page]")] = None,
     json: _Json = False,
 ) -> None:
     """Write what a network has learnt as one HTML page: kernels, maps of a sample, code, classes, frequencies."""
+    path, record = write_view(run, data, n=n, sample=sample, seed=seed, out=out)
+    if json:
+        print_json(record)
+    else:
+        print_text("\n".join([*record["sentences"], f"wrote {path}"]))
+
+
+def write_view(
+    run: Path, data: str | None = None, *, n: int = MEASURED, sample: str = "", seed: int = 0, out: Path | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Write what `autoencoder page` writes; return the page and its record."""
     from faultlight.autoencoder.page import write_page
     from faultlight.autoencoder.saved import facts_of
     from faultlight.data.load import load_data
 
-    name = data or facts_of(run)["data"]
+    name, folder = data or facts_of(run)["data"], out or run / "page"
     images, learnt = _images(name, n), load_data(name, "train", n=10_000)
-    record = write_page(run, images, learnt, out or run / "page", sample=sample, seed=seed)
-    if json:
-        print_json(record)
-    else:
-        print_text("\n".join([*record["sentences"], f"wrote {(out or run / 'page') / 'page.html'}"]))
+    record = write_page(run, images, learnt, folder, sample=sample, seed=seed)
+    return folder / "page.html", record
 
 
 @app.command()

@@ -22,11 +22,13 @@ def report(
     csv_file: Path | None = _CSV,
     as_json: bool = _JSON,
 ) -> None:
-    """Write the report of an audit, or of a finished training run, and print where it is."""
+    """Write the report of an audit, or of a finished run of any kind, and print where it is."""
+    from faultlight.cli._pages import write_page_of
     from faultlight.progress import inert
     from faultlight.report.write import write_csv, write_report
 
-    page = write_report(run, beside).resolve()
+    own = None if beside or csv_file else write_page_of(run)
+    page = (own or write_report(run, beside)).resolve()
     table = write_csv(run, csv_file).resolve() if csv_file else None
     if as_json:
         typer.echo(

@@ -11,6 +11,7 @@ from faultlight.cli._print import print_json, print_text
 
 if TYPE_CHECKING:
     from faultlight.text.look import Look
+    from faultlight.text.model import CharModel
     from faultlight.text.run import TextResult
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -18,6 +19,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _Model = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `faultlight text train` wrote.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _Seed = Annotated[int, typer.Option(min=0, help="Of every random number.")]
+# Characters that `view` reads, and those of them that its page shows.
+READ, SHOWN = 20_000, 1500
 
 
 @app.command()
@@ -115,8 +118,8 @@ def view(
     text: Annotated[
         str | None, typer.Option(help="tinyshakespeare or a UTF-8 file.  [default: what the run held out]")
     ] = None,
-    read: Annotated[int, typer.Option(min=250, help="Characters to read, for cells and gates.")] = 20_000,
-    shown: Annotated[int, typer.Option(min=1, help="Characters to show on the page.")] = 1500,
+    read: Annotated[int, typer.Option(min=250, help="Characters to read, for cells and gates.")] = READ,
+    shown: Annotated[int, typer.Option(min=1, help="Characters to show on the page.")] = SHOWN,
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Where page and arrays go.  [default: RUN/view]")] = None,
     json: _Json = False,
@@ -125,9 +128,29 @@ def view(
 
     The text is coloured by any cell; the cells that keep track of something are found and listed.
     """
+    from faultlight.text.look import record as as_record
+
+    page, found, source, model = write_view(run, text, read=read, shown=shown, seed=seed, out=out)
+    if json:
+        cells = as_record(found, model, run.name, source)["cells"]
+        print_json({"schema": 1, "page": str(page), "source": source, "read": found.read, "cells": cells})
+        return
+    print_text(_cells_as_text(found, source))
+    print_text(f"wrote {page}")
+
+
+def write_view(
+    run: Path,
+    text: str | None = None,
+    *,
+    read: int = READ,
+    shown: int = SHOWN,
+    seed: int = 0,
+    out: Path | None = None,
+) -> tuple[Path, Look, str, CharModel]:
+    """Write what `text view` writes; return the page, what was seen, what was read, and the model."""
     from faultlight.report.text_page import write_text_page
     from faultlight.text.look import look, save_look
-    from faultlight.text.look import record as as_record
     from faultlight.text.saved import load_text_model
     from faultlight.text.source import text_for
 
@@ -138,13 +161,7 @@ def view(
     found = look(model, numbers[:read], min(shown, room), seed)
     folder = out or run / "view"
     save_look(found, model, folder, run.name, source)
-    page = write_text_page(folder)
-    if json:
-        cells = as_record(found, model, run.name, source)["cells"]
-        print_json({"schema": 1, "page": str(page), "source": source, "read": found.read, "cells": cells})
-        return
-    print_text(_cells_as_text(found, source))
-    print_text(f"wrote {page}")
+    return write_text_page(folder), found, source, model
 
 
 @app.command()

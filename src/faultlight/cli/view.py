@@ -69,9 +69,11 @@ def _own_data(run: Path) -> str:
 
 
 def _look(chosen: Any, model: str, data: str | None, n: int, weights: Path | None, trust: bool) -> ViewResult:
+    from faultlight.cli._pages import check_classifier
     from faultlight.data.load import load_data
     from faultlight.models.load import load_model
 
+    check_classifier(Path(model))
     images = load_data(data or _own_data(Path(model)), n=n)
     subject = load_model(model, weights=weights, classes=len(images.classes), shape=images.shape, trust=trust)
     result: ViewResult = chosen(subject, images)

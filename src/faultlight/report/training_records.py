@@ -120,7 +120,7 @@ def read_run(folder: Path) -> Run:
     paths = {"training": TRAINING, "test": TEST, "model": LAYERS, "stamp": "stamp.json"}
     raw = {name: read_record(folder, path) for name, path in paths.items() if (folder / path).is_file()}
     if "confusion" not in raw["training"]:
-        raise InputError(f"{folder / TRAINING} is not that of a classifier, and only of these is there a page.")
+        raise InputError(f"{folder / TRAINING} is not that of a classifier, of which alone two can be drawn together.")
     text = _settings(folder / "run.toml")
     return Run(
         folder=folder,

@@ -11,7 +11,8 @@ import torch
 from faultlight.cli import main
 from faultlight.errors import InputError
 from faultlight.text import misspelling
-from faultlight.text.attack import KINDS, Kind, Passages, TextAttack, attack, edit, gains, passage_losses, trace
+from faultlight.text.attack import TextAttack, attack, gains, passage_losses, trace
+from faultlight.text.edits import KINDS, Kind, Passages, edit
 from faultlight.text.misspelling import misspell
 from faultlight.text.model import CharModel
 from faultlight.text.recovery import recovered_at, recoveries

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from faultlight import rng
 from faultlight.errors import InputError
+from faultlight.text.edits import Kind, Passages, allowed, edit
 from faultlight.text.model import CharModel, State
-
-Kind = Literal["flip", "swap", "delete", "insert"]
-KINDS: tuple[Kind, ...] = ("flip", "swap", "delete", "insert")
-
-
-@dataclass(frozen=True)
-class Passages:
-    """Texts that are being edited, all of one length.
-
-    After each character read, the character is due that follows it in the clean text, edited or not. So an edit harms
-    by what the model then expects, never by changing what is right; behind an inserted character is due what was due
-    before it.
-
-    Args:
-        read: what the model is given.
-        due: what follows each of them in the clean text.
-        free: which may still be edited.
-    """
-
-    read: Int64[Tensor, "n t"]
-    due: Int64[Tensor, "n t"]
-    free: Bool[Tensor, "n t"]
 
 
 @dataclass(frozen=True)
@@ -167,12 +145,7 @@ def gains(model: CharModel, rows: Passages, kind: Kind, used: Int64[Tensor, " u"
     """
     path = trace(model, rows)
     found = _GAINS[kind](model, rows, path, used)
-    return torch.where(_allowed(rows, kind, used), found, -torch.inf).flatten(1)
-
-
-def edit(rows: Passages, moves: Int64[Tensor, " n"], kind: Kind, used: Int64[Tensor, " u"]) -> Passages:
-    """Return passages with one edit each, numbered as in `gains`."""
-    return _EDITS[kind](rows, moves, used)
+    return torch.where(allowed(rows, kind, used), found, -torch.inf).flatten(1)
 
 
 def _flip_gains(model: CharModel, rows: Passages, path: Trace, used: Tensor) -> Tensor:
@@ -223,28 +196,16 @@ def _losses(model: CharModel, embedded: Tensor, due: Tensor) -> Tensor:
     return functional.cross_entropy(logits.transpose(1, 2), due, reduction="none").mean(1)
 
 
-def _allowed(rows: Passages, kind: Kind, used: Tensor) -> Tensor:
-    """Return which moves would change something at places that are still free, shape (n, t, moves a place)."""
-    if kind == "flip":
-        return rows.free[:, :, None] & (rows.read[:, :, None] != used)
-    if kind == "delete":
-        return rows.free[:, :, None]
-    if kind == "insert":
-        return rows.free[:, :, None].expand(-1, -1, len(used))
-    both = rows.free[:, :-1] & rows.free[:, 1:] & (rows.read[:, :-1] != rows.read[:, 1:])
-    return functional.pad(both, (0, 1))[:, :, None]
-
-
 def _promising(model: CharModel, rows: Passages, spec: TextAttack, used: Tensor) -> Tensor:
     found = gains(model, rows, spec.kind, used)
     return found.topk(min(spec.candidates, found.shape[1]), 1).indices
 
 
 def _drawn(rows: Passages, spec: TextAttack, used: Tensor, seed: int, turn: int) -> Tensor:
-    allowed = _allowed(rows, spec.kind, used).flatten(1)
-    ids, steps = torch.arange(len(allowed)), torch.full((len(allowed),), turn)
-    chance = rng.uniform(rng.key(seed, "edits", spec.kind), ids, steps, (allowed.shape[1],)).to(allowed.device)
-    return torch.where(allowed, chance, -1.0).topk(min(spec.candidates, allowed.shape[1]), 1).indices
+    may = allowed(rows, spec.kind, used).flatten(1)
+    ids, steps = torch.arange(len(may)), torch.full((len(may),), turn)
+    chance = rng.uniform(rng.key(seed, "edits", spec.kind), ids, steps, (may.shape[1],)).to(may.device)
+    return torch.where(may, chance, -1.0).topk(min(spec.candidates, may.shape[1]), 1).indices
 
 
 def _best(model: CharModel, rows: Passages, moves: Tensor, spec: TextAttack, used: Tensor) -> tuple[Passages, Tensor]:
@@ -253,41 +214,11 @@ def _best(model: CharModel, rows: Passages, moves: Tensor, spec: TextAttack, use
     wide = Passages(*(each.repeat_interleave(tried, 0) for each in (rows.read, rows.due, rows.free)))
     after = edit(wide, moves.flatten(), spec.kind, used)
     losses = passage_losses(model, after).view(count, tried)
-    permitted = _allowed(rows, spec.kind, used).flatten(1).gather(1, moves)
+    permitted = allowed(rows, spec.kind, used).flatten(1).gather(1, moves)
     best = torch.where(permitted, losses, -torch.inf).argmax(1)
     chosen = torch.arange(count, device=best.device) * tried + best
     kept = Passages(after.read[chosen], after.due[chosen], after.free[chosen])
     return kept, losses.gather(1, best[:, None])[:, 0]
-
-
-def _flip(rows: Passages, moves: Tensor, used: Tensor) -> Passages:
-    place, character = moves[:, None] // len(used), used[moves % len(used)][:, None]
-    return Passages(rows.read.scatter(1, place, character), rows.due, rows.free.scatter(1, place, False))
-
-
-def _swap(rows: Passages, moves: Tensor, used: Tensor) -> Passages:
-    # Where nothing is left to swap, what is promised most is not allowed either: such a passage stays as it is.
-    allowed = _allowed(rows, "swap", used)[:, :, 0].gather(1, moves[:, None])
-    place = moves[:, None].clamp(max=rows.read.shape[1] - 2)
-    both = torch.cat([place, place + 1], 1)
-    turned, free = rows.read.gather(1, both.flip(1)), rows.free.scatter(1, both, False)
-    read = torch.where(allowed, rows.read.scatter(1, both, turned), rows.read)
-    return Passages(read, rows.due, torch.where(allowed, free, rows.free))
-
-
-def _delete(rows: Passages, moves: Tensor, _used: Tensor) -> Passages:
-    places = torch.arange(rows.read.shape[1] - 1, device=moves.device)
-    kept = places + (places >= moves[:, None]).long()
-    return Passages(rows.read.gather(1, kept), rows.due.gather(1, kept), rows.free.gather(1, kept))
-
-
-def _insert(rows: Passages, moves: Tensor, used: Tensor) -> Passages:
-    place, character = moves[:, None] // len(used), used[moves % len(used)][:, None]
-    places = torch.arange(rows.read.shape[1] + 1, device=moves.device)
-    kept = places - (places > place).long()
-    # Neither another one behind the same character, nor one behind what was put in.
-    free = rows.free.gather(1, kept).scatter(1, torch.cat([place, place + 1], 1), False)
-    return Passages(rows.read.gather(1, kept).scatter(1, place + 1, character), rows.due.gather(1, kept), free)
 
 
 _GAINS: dict[Kind, Callable[[CharModel, Passages, Trace, Tensor], Tensor]] = {
@@ -295,10 +226,4 @@ _GAINS: dict[Kind, Callable[[CharModel, Passages, Trace, Tensor], Tensor]] = {
     "swap": _swap_gains,
     "delete": _delete_gains,
     "insert": _insert_gains,
-}
-_EDITS: dict[Kind, Callable[[Passages, Tensor, Tensor], Passages]] = {
-    "flip": _flip,
-    "swap": _swap,
-    "delete": _delete,
-    "insert": _insert,
 }

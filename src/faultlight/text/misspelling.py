@@ -13,7 +13,8 @@ from torch import Tensor
 
 from faultlight.errors import InputError
 from faultlight.progress import Progress
-from faultlight.text.attack import KINDS, TextAttack, attack
+from faultlight.text.attack import TextAttack, attack
+from faultlight.text.edits import KINDS
 from faultlight.text.model import CharModel
 from faultlight.text.recovery import Recovery, line_starts, recoveries
 from faultlight.text.writing import PRIMES, readable

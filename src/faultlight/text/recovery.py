@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from faultlight.text.attack import Passages, edit
+from faultlight.text.edits import Passages, edit
 from faultlight.text.model import CharModel
 from faultlight.text.writing import readable
 

@@ -66,9 +66,13 @@ def _kernels(layer: Record) -> list[str]:
         best = max(edges, key=lambda kernel: kernel["shares"]["edge"])
         found.append(
             f"The plainest edge is kernel {best['index']}: {100 * best['shares']['edge']:.0f} % of it is a ramp that "
-            f"grows brighter at {best['angle']:.0f}° (0° is to the right, 90° downwards)."
+            f"grows brighter at {_signed(best['angle'])}° (0° is to the right, 90° downwards)."
         )
     return found
+
+
+def _signed(number: float) -> str:
+    return f"{number:.0f}".replace("-", "−")
 
 
 def _code(record: Record) -> list[str]:

@@ -89,6 +89,16 @@ def test_the_seven_primes_are_written_on_from_in_one_command(
     assert "the prime is empty" in capsys.readouterr().err
 
 
+def test_a_model_of_a_run_that_a_nan_stopped_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_text_model(tmp_path, model("gru"))
+    assert main(["text", "sample", str(tmp_path), "--prime", "ab", "--length", "3"]) == 0
+    assert "NaN" not in capsys.readouterr().err
+    record = tmp_path / "model.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"stopped_at": 1234}))
+    assert main(["text", "sample", str(tmp_path), "--prime", "ab", "--length", "3"]) == 0
+    assert f"The run {tmp_path} was stopped by a NaN: its weights are those of step 1,234" in capsys.readouterr().err
+
+
 def test_the_longest_copy_of_a_few_words_is_the_one_found_by_eye() -> None:
     found = longest_copy("and to be, that was it", "to be or not to be, that is the question")
     assert (found.text, found.start, found.source) == (" to be, that ", 3, 12)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.cli._print import print_json, print_text
-from faultlight.cli._runs import named
+from faultlight.cli._runs import named, say_if_stopped
 
 if TYPE_CHECKING:
     from faultlight.autoencoder.run import AutoencoderResult
@@ -94,6 +94,7 @@ def compare(
     from faultlight.autoencoder.tampering import parse_tampering
 
     nets = {name: load_autoencoder(run) for name, run in named(runs).items()}
+    say_if_stopped(*runs)
     asked = [parse_tampering(each) for each in noise or []]
     noises = [(each.kind, each.high) for each in asked] or usual_noises(runs[0], classifier is not None)
     images = _images(data or facts_of(runs[0])["data"], n)
@@ -135,6 +136,7 @@ def write_view(
     name, folder = data or facts_of(run)["data"], out or run / "page"
     images, learnt = _images(name, n), load_data(name, "train", n=10_000)
     record = write_page(run, images, learnt, folder, sample=sample, seed=seed)
+    say_if_stopped(run)
     return folder / "page.html", record
 
 
@@ -150,6 +152,7 @@ def defend(
     from faultlight.autoencoder.defence import FACTORY, save_denoised
 
     place = save_denoised(out or run / "defence", run, classifier, weights)
+    say_if_stopped(run)
     if json:
         print_json({"schema": 1, "model": f"{place}:denoised"})
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.cli._print import print_json, print_text
+from faultlight.cli._runs import say_if_stopped
 
 if TYPE_CHECKING:
     from faultlight.gan.run import GanResult
@@ -81,7 +82,9 @@ def sample(
     path = out or run / "samples.png"
     if path.suffix.lower() != ".png":
         raise InputError(f"the picture is a PNG and {str(path)!r} does not end in .png; give --out such a name.")
-    write_bytes(path, png(grid(as_bytes(draw(load_generator(run), n, seed)), columns)))
+    generator = load_generator(run)
+    say_if_stopped(run)
+    write_bytes(path, png(grid(as_bytes(draw(generator, n, seed)), columns)))
     print_text(f"wrote {path}")
 
 
@@ -98,6 +101,7 @@ def measure(
     from faultlight.gan.measuring import measure as measured
 
     record = measured(run, _load(classifier, weights), n=n, seed=seed)
+    say_if_stopped(run)
     if json:
         print_json(record)
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.cli._print import print_json, print_text
+from faultlight.cli._runs import say_if_stopped
 
 if TYPE_CHECKING:
     from faultlight.text.look import Look
@@ -102,6 +103,7 @@ def sample(
     from faultlight.text.writing import sample as write
 
     model = load_text_model(run)
+    say_if_stopped(run)
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
     written = [write(model, each, length, **settings) for each in (prime if prime is not None else PRIMES)]
     if json:
@@ -155,6 +157,7 @@ def write_view(
     from faultlight.text.source import text_for
 
     model = load_text_model(run)
+    say_if_stopped(run)
     numbers, source = text_for(run, model, text)
     # The page stays below 3 MB, whatever the number of cells.
     room = max(2_000_000 // (model.shape.layers * model.shape.hidden), 100)
@@ -192,6 +195,7 @@ def attack(
     text = corpus.alphabet.decode(corpus.held_out)
     short = len({run.name for run in runs}) == len(runs)
     models = {run.name if short else str(run): load_text_model(run) for run in runs}
+    say_if_stopped(*runs)
     primes = PRIMES if prime is None else prime
     found = misspell(models, text, edits, candidates, passages, length, seed, primes, quiet=json)
     paths = found.save(out or Path("attacks") / "text")
@@ -224,6 +228,7 @@ def copied(
     from faultlight.text.writing import sample as write
 
     model, corpus = load_text_model(run), corpus_of(run)
+    say_if_stopped(run)
     written = write(model, prime, length, temperature=temperature, seed=seed).text
     learnt, held_out = corpus.alphabet.decode(corpus.train), corpus.alphabet.decode(corpus.held_out)
     found = memorised(written, learnt, held_out)

@@ -1,7 +1,8 @@
 """One step's gradient, computed on several cores at once.
 
-A recurrent network takes one character after the other, and the products of one character are too small to share among
-cores. So each core takes a share of the batch and goes through the whole of it alone.
+A recurrent network takes one character after the other, and the products of one character are too small for PyTorch
+to share among cores. A GRU is gone through by `run_gru`, which shares them all the same; of an LSTM's batch each core
+takes a share and goes through the whole of it alone.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from faultlight.text.gru import run_gru
 from faultlight.text.model import CharModel, State
 from faultlight.text.shape import Shape
 
@@ -60,11 +62,12 @@ class Shards:
 
 @contextmanager
 def shards(count: int, device: str, shape: Shape) -> Iterator[Shards]:
-    """Give workers for a run, each on one processor thread; one alone on a GPU, and where dropout lies between layers.
+    """Give workers for a run, each on one processor thread.
 
-    PyTorch draws the latter itself, from one generator, whose numbers would go to whichever worker comes first.
+    One alone for a GRU, on a GPU, and where dropout lies between layers: PyTorch draws that itself, from one generator,
+    whose numbers would go to whichever worker comes first.
     """
-    if count < 2 or device != "cpu" or (shape.dropout and shape.layers > 1):
+    if count < 2 or device != "cpu" or shape.cell == "gru" or (shape.dropout and shape.layers > 1):
         yield Shards(1, None)
         return
     threads = torch.get_num_threads()
@@ -81,7 +84,11 @@ def _share(
 ) -> tuple[Tensor, tuple[Tensor, ...], State]:
     model, x, due, state, mask, rows = job
     with torch.enable_grad():
-        logits, after = model(x, state, mask)
+        if isinstance(model.recurrent, nn.GRU) and x.device.type == "cpu":
+            hidden, ends = run_gru(model.recurrent, model.embedding, x, state[0] if state else None)
+            logits, due, after = model.decoder(model.dropout(hidden)), due.t(), (ends,)
+        else:
+            logits, after = model(x, state, mask)
         loss = functional.cross_entropy(logits.flatten(0, 1), due.flatten()) * (len(x) / rows)
         grads = torch.autograd.grad(loss, list(model.parameters()))
     return loss.detach(), grads, tuple(part.detach() for part in after)

@@ -112,8 +112,8 @@ def slide(
     Returns:
         One value for each image and position: row i·p + j is image i under position j.
     """
-    # Twice the usual rows, for no layer's output is kept.
-    groups = _groups(len(x), len(grid.corners), 2 * rows_at_once(x))
+    # Four times the usual rows, for no layer's output is kept.
+    groups = _groups(len(x), len(grid.corners), 4 * rows_at_once(x))
     batches = _covered(x.to(subject.device), grid, fill, groups, layout_of(subject))
     answer = collect(subject, batches, y, unit)
     order = torch.cat([_places(images, part, len(grid.corners)) for images, parts in groups for part in parts])

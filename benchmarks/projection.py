@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -193,9 +192,18 @@ def peak(name: str, n: int) -> float:
     subject = Subject(module, 10, name)
     mine(subject, images.first(2), watched_layers(subject, images.x[:1]), TOP)
     float(images.x.sum())  # pages long unused may have left the resident set, and would be counted as added
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    held = _resident("VmRSS")
     mine(in_channels_last(subject, images.x[:4]), images, watched_layers(subject, images.x[:1]), TOP)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - pages * resource.getpagesize() / 2**20
+    return _resident("VmHWM") - held
+
+
+def _resident(field: str) -> float:
+    """Return the resident memory of this process in mebibytes: VmRSS, or VmHWM, the most there was.
+
+    Not `getrusage`: its maximum is passed on to a child, so it would be that of the process that asked.
+    """
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) / 2**10
 
 
 def _peak_apart(name: str, n: int) -> float:

@@ -23,7 +23,7 @@ from faultlight.runtime import keep_allocator
 from faultlight.text.corpus import load_corpus, random_chunks
 from faultlight.text.model import CharModel, build_model
 from faultlight.text.recipe import load_text_recipe
-from faultlight.text.shards import shards
+from faultlight.text.shards import Shards, shards, shares_of
 
 Step = Callable[[int], float]
 
@@ -43,20 +43,21 @@ def main() -> None:
     def pieces(step: int) -> torch.Tensor:
         return random_chunks(corpus.train, given.batch, given.chunk, 0, step)
 
-    runs: dict[str, Callable[[CharModel], Step]] = {
-        "a character at a time": lambda net: by_character(net, pieces),
-        "a chunk at a time": lambda net: by_chunk(net, pieces),
-        "Faultlight": lambda net: ours(net, pieces, threads),
-    }
-    nets = {name: make(copy.deepcopy(model)) for name, make in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {}
     losses: dict[str, float] = {}
-    for turn in range(given.rounds + 1):
-        for name, step in nets.items():
-            began = time.perf_counter()
-            losses[name] = step(turn)
-            # The first round is left out: memory is being asked for, and kernels are being chosen.
-            seconds[name] += [time.perf_counter() - began] if turn else []
+    with shards(shares_of(recipe, "cpu"), corpus.alphabet, recipe.shape) as workers:
+        steps: dict[str, Step] = {
+            "a character at a time": by_character(copy.deepcopy(model), pieces),
+            "a chunk at a time": by_chunk(copy.deepcopy(model), pieces),
+            "Faultlight": ours(copy.deepcopy(model), pieces, workers),
+        }
+        for turn in range(given.rounds + 1):
+            for name, step in steps.items():
+                torch.set_num_threads(1 if name == "Faultlight" and workers.count > 1 else threads)
+                began = time.perf_counter()
+                losses[name] = step(turn)
+                # The first round is left out: memory is being asked for, and kernels are being chosen.
+                seconds.setdefault(name, []).extend([time.perf_counter() - began] if turn else [])
     plain = min(median(spent) for name, spent in seconds.items() if name != "Faultlight")
     for name, spent in seconds.items():
         rate = given.batch * given.chunk / median(spent)
@@ -94,15 +95,13 @@ def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> float:
     return loss.item()
 
 
-def ours(net: CharModel, pieces: Callable[[int], torch.Tensor], threads: int) -> Step:
+def ours(net: CharModel, pieces: Callable[[int], torch.Tensor], workers: Shards) -> Step:
     optimiser = torch.optim.Adam(net.parameters(), 0.01, fused=True)
 
     def step(turn: int) -> float:
         piece = pieces(turn)
-        # Workers are made anew each turn, which costs a millisecond, so that the other contenders keep their threads.
-        with shards(threads, "cpu", net.shape) as workers:
-            loss, _ = workers.gradient(net, piece[:, :-1], piece[:, 1:], None)
-            optimiser.step()
+        loss, _ = workers.gradient(net, piece[:, :-1], piece[:, 1:], None)
+        optimiser.step()
         return loss.item()
 
     return step

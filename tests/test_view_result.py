@@ -85,7 +85,7 @@ def test_panels_of_one_scale_share_the_colours_and_one_bar_with_its_numbers() ->
 def test_panels_of_two_scales_have_a_bar_each() -> None:
     panels = [Panel("a", np.array([[1.0]]), UNSIGNED), Panel("b", np.array([[-1.0]]), Scale("signed", -2.0, 2.0))]
     figure = draw(panels, 2, "")
-    assert texts(figure, "end") == ["0", "4", "-2", "0", "2"]
+    assert texts(figure, "end") == ["0", "4", "−2", "0", "2"]
     for bar, panel in zip(pictures(figure, "scale"), pictures(figure), strict=True):
         assert (bar.norm.vmin, bar.norm.vmax, bar.cmap.name) == (panel.norm.vmin, panel.norm.vmax, panel.cmap.name)
         assert (bar.get_array()[0, 0], bar.get_array()[-1, 0]) == (bar.norm.vmax, bar.norm.vmin), (

@@ -15,7 +15,6 @@ in PyTorch's form, where the reset gate acts on the product):
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,8 +25,6 @@ from torch.nn import functional
 
 # Characters whose factors are computed in one go, so that they are still in the cache when they are used.
 _BLOCK = 8
-# Rows below which a product is not worth sharing among cores.
-_ROWS = 16
 
 
 def run_gru(
@@ -72,12 +69,12 @@ class _Layer(torch.autograd.Function):
         states, gates = given.new_empty(steps + 1, batch, units), torch.empty_like(given)
         news = given.new_empty(steps, batch, units)
         states[0] = before
-        multiply = _product(states[:-1], recurring.t().contiguous(), gates)
+        across = recurring.t().contiguous()
         both, r, z, kept = (each.unbind(0) for each in _parts(gates))
-        given_both, _, _, given_new = (each.unbind(0) for each in _parts(given))
+        given_both, given_new = (each.unbind(0) for each in (_parts(given)[0], _parts(given)[3]))
         state = states.unbind(0)
-        for t, new in enumerate(news.unbind(0)):
-            multiply(t)
+        for t, (new, gate) in enumerate(zip(news.unbind(0), gates.unbind(0), strict=True)):
+            torch.mm(state[t], across, out=gate)
             both[t].add_(given_both[t]).sigmoid_()
             torch.addcmul(given_new[t], r[t], kept[t].add_(held), out=new).tanh_()
             torch.lerp(new, state[t], z[t], out=state[t + 1])
@@ -94,21 +91,22 @@ class _Layer(torch.autograd.Function):
         # products with h, the last three those of what was given.
         found = news.new_empty(steps, batch, 4, units)
         flat = found.view(steps, batch, 4 * units)
+        held = flat[..., : 3 * units]
         change, product = torch.zeros_like(states[0]), torch.empty_like(states[0])
-        multiply = _product(flat[..., : 3 * units], recurring.roll(units, 0), product.expand(steps, *product.shape))
+        back = recurring.roll(units, 0)
         factors, scratch = news.new_empty(_BLOCK, batch, 4, units), news.new_empty(_BLOCK, batch, units)
         for last in range(steps, 0, -_BLOCK):
             block = slice(max(last - _BLOCK, 0), last)
             _factors(gates[block], news[block], states[block], factors, scratch)
-            parts = [each.unbind(0) for each in (grad[block], found[block], _parts(gates[block])[2])]
-            for t, (due, four, z) in reversed(list(enumerate(zip(*parts, strict=True)))):
+            parts = (grad[block], factors[: len(grad[block])], found[block], held[block], _parts(gates[block])[2])
+            for due, factor, four, three, z in reversed(list(zip(*(each.unbind(0) for each in parts), strict=True))):
                 change.add_(due)
-                torch.mul(change[:, None], factors[t], out=four)
-                multiply(block.start + t)
+                torch.mul(change[:, None], factor, out=four)
+                torch.mm(three, back, out=product)
                 torch.addcmul(product, change, z, out=change)
-        held = flat[..., : 3 * units].flatten(0, 1)
-        weights = (states[:-1].flatten(0, 1).t() @ held).t().roll(-units, 0)
-        return flat[..., units:], change, weights, held[:, :units].sum(0)
+        rows = held.flatten(0, 1)
+        weights = (states[:-1].flatten(0, 1).t() @ rows).t().roll(-units, 0)
+        return flat[..., units:], change, weights, rows[:, :units].sum(0)
 
 
 def _parts(gates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -137,16 +135,3 @@ def _factors(gates: Tensor, news: Tensor, states: Tensor, out: Tensor, scratch: 
     torch.mul(by_new, kept, out=by_r).mul_(slope)
     torch.addcmul(z, z, z, value=-1, out=slope)
     torch.sub(states, news, out=by_z).mul_(slope)
-
-
-def _product(left: Tensor, right: Tensor, out: Tensor) -> Callable[[int], Tensor]:
-    """Return a function of t that writes left[t] @ right to out[t], the rows shared among the cores.
-
-    The products of one character are too small for PyTorch to share, so it is told of several.
-    """
-    steps, rows, _ = left.shape
-    fit = (count for count in range(torch.get_num_threads(), 1, -1) if rows % count == 0 and rows >= _ROWS * count)
-    parts = next(fit, 1)
-    lefts, outs = (each.view(steps, parts, rows // parts, -1).unbind(0) for each in (left, out))
-    rights = right.expand(parts, *right.shape).contiguous()
-    return lambda t: torch.bmm(lefts[t], rights, out=outs[t])

@@ -1,31 +1,41 @@
 """One step's gradient, computed on several cores at once.
 
-A recurrent network takes one character after the other, and the products of one character are too small for PyTorch
-to share among cores. A GRU is gone through by `run_gru`, which shares them all the same; of an LSTM's batch each core
-takes a share and goes through the whole of it alone.
+A recurrent network takes one character after the other, and the products of one character are too small to share among
+cores. So each core takes a share of the batch and goes through the whole of it alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from faultlight.text.gru import run_gru
+from faultlight.text.alphabet import Alphabet
 from faultlight.text.model import CharModel, State
+from faultlight.text.recipe import TextRecipe
 from faultlight.text.shape import Shape
+from faultlight.text.share import Share, share_gradient
+from faultlight.text.worker import Worker
+
+# Rows that a process must have for its products to be worth it.
+_ROWS = 25
+# Characters in all of a run that is worth the seconds in which a process starts.
+_CHARACTERS = 2_000_000
 
 
 class Shards:
-    """Workers that each take a share of a batch; made by `shards`."""
+    """This process and others that each take a share of a batch; made by `shards`."""
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor | None):
-        self.count, self._pool = count, pool
+    def __init__(self, workers: Sequence[Worker] = ()):
+        self._workers = workers
+
+    @property
+    def count(self) -> int:
+        """How many shares a batch has."""
+        return 1 + len(self._workers)
 
     def gradient(
         self, model: CharModel, x: Int64[Tensor, "b t"], due: Int64[Tensor, "b t"], state: State | None
@@ -34,25 +44,29 @@ class Shards:
 
         The shares and the order of their sum are fixed, so a repetition with as many workers gives the same bits.
         """
-        pieces = list(zip(x.chunk(self.count), due.chunk(self.count), strict=True))
-        states: list[State | None] = [None] * len(pieces)
+        own, *others = self._shares(model, x, due, state)
+        for worker, share in zip(self._workers, others, strict=False):
+            worker.ask(model, share)
+        found = [share_gradient(model, own), *(worker.answer() for worker in self._workers[: len(others)])]
+        grads = torch.stack([each.grads for each in found]).sum(0)
+        place = 0
+        for weight in model.parameters():
+            weight.grad = grads[place : place + weight.numel()].view_as(weight)
+            place += weight.numel()
+        after = tuple(torch.cat(parts, 1) for parts in zip(*(each.after for each in found), strict=True))
+        return torch.stack([each.loss for each in found]).sum(), after
+
+    def _shares(self, model: CharModel, x: Tensor, due: Tensor, state: State | None) -> list[Share]:
+        rows = x.chunk(self.count)
+        states: list[State | None] = [None] * len(rows)
         if state:
             parts = [part.chunk(self.count, 1) for part in state]
-            states = [tuple(each[row].contiguous() for each in parts) for row in range(len(pieces))]
-        masks = self._masks(model, x)
-        jobs = [
-            (model, given, wanted, before, mask, len(x))
-            for (given, wanted), before, mask in zip(pieces, states, masks, strict=True)
-        ]
-        run = self._pool.map if self._pool else map
-        found = list(run(_share, jobs))
-        for weight, *grads in zip(model.parameters(), *(grads for _, grads, _ in found), strict=True):
-            weight.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
-        after = tuple(torch.cat(parts, 1) for parts in zip(*(after for _, _, after in found), strict=True))
-        return torch.stack([loss for loss, _, _ in found]).sum(), after
+            states = [tuple(each[place].contiguous() for each in parts) for place in range(len(rows))]
+        shares = zip(rows, due.chunk(self.count), states, self._masks(model, x), strict=True)
+        return [Share(*share, len(x)) for share in shares]
 
     def _masks(self, model: CharModel, x: Tensor) -> list[Tensor | None]:
-        # Drawn here: the workers share a generator, whose numbers would go to whichever of them comes first.
+        # Drawn here, for each process has a generator of its own.
         share, rows = model.shape.dropout, x.chunk(self.count)
         if self.count == 1 or not share or not model.training:
             return [None] * len(rows)
@@ -60,35 +74,33 @@ class Shards:
         return list(kept.chunk(self.count))
 
 
-@contextmanager
-def shards(count: int, device: str, shape: Shape) -> Iterator[Shards]:
-    """Give workers for a run, each on one processor thread.
+def shares_of(recipe: TextRecipe, device: str) -> int:
+    """Return among how many processes a run's batches are best shared.
 
-    One alone for a GRU, on a GPU, and where dropout lies between layers: PyTorch draws that itself, from one generator,
-    whose numbers would go to whichever worker comes first.
+    One on a GPU, where dropout lies between layers, which PyTorch draws itself, and for short runs; otherwise as many
+    as PyTorch has threads, as long as each has rows enough.
     """
-    if count < 2 or device != "cpu" or shape.cell == "gru" or (shape.dropout and shape.layers > 1):
-        yield Shards(1, None)
+    between = recipe.shape.dropout and recipe.shape.layers > 1
+    if device != "cpu" or between or recipe.steps * recipe.batch * recipe.chunk < _CHARACTERS:
+        return 1
+    return max(1, min(torch.get_num_threads(), recipe.batch // _ROWS))
+
+
+@contextmanager
+def shards(count: int, alphabet: Alphabet, shape: Shape) -> Iterator[Shards]:
+    """Start processes that stay for a run, so many with this one, each on one core.
+
+    Raises:
+        FaultlightError: one of them ended before its time.
+    """
+    if count < 2:
+        yield Shards()
         return
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield Shards(count, pool)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _share(
-    job: tuple[CharModel, Tensor, Tensor, State | None, Tensor | None, int],
-) -> tuple[Tensor, tuple[Tensor, ...], State]:
-    model, x, due, state, mask, rows = job
-    with torch.enable_grad():
-        if isinstance(model.recurrent, nn.GRU) and x.device.type == "cpu":
-            hidden, ends = run_gru(model.recurrent, model.embedding, x, state[0] if state else None)
-            logits, due, after = model.decoder(model.dropout(hidden)), due.t(), (ends,)
-        else:
-            logits, after = model(x, state, mask)
-        loss = functional.cross_entropy(logits.flatten(0, 1), due.flatten()) * (len(x) / rows)
-        grads = torch.autograd.grad(loss, list(model.parameters()))
-    return loss.detach(), grads, tuple(part.detach() for part in after)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(closing(Worker(alphabet, shape))) for _ in range(count - 1)]
+        torch.set_num_threads(1)
+        try:
+            yield Shards(workers)
+        finally:
+            torch.set_num_threads(threads)

@@ -15,7 +15,7 @@ from faultlight.text.corpus import Corpus, random_chunks, stream_chunks
 from faultlight.text.measure import bits, held_out_loss
 from faultlight.text.model import CharModel
 from faultlight.text.recipe import TextRecipe
-from faultlight.text.shards import Shards, shards
+from faultlight.text.shards import Shards, shards, shares_of
 from faultlight.train.schedule import learning_rate
 from faultlight.train.steps import StepState
 
@@ -36,12 +36,13 @@ class Lesson:
     recipe: TextRecipe
     corpus: Corpus
     device: str = "cpu"
-    workers: Shards = field(default_factory=lambda: Shards(1, None))
+    workers: Shards = field(default_factory=lambda: Shards())
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Have as many workers as the process has threads."""
-        with shards(torch.get_num_threads(), self.device, self.recipe.shape) as self.workers:
+        """Have the processes among which the batches are shared."""
+        count = shares_of(self.recipe, self.device)
+        with shards(count, self.corpus.alphabet, self.recipe.shape) as self.workers:
             yield
 
     def step(self, state: StepState) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from faultlight.views._chart import Chart, Dots
-from faultlight.views._ink import FAINT, GAP, LINE, PAPER, key, names_below, names_beside, room_beside, write
+from faultlight.views._ink import FAINT, GAP, LINE, PAPER, key, names_below, names_beside, number, room_beside, write
 from faultlight.views._plot import AXIS, plot, plot_dots, plot_points
 from faultlight.views._result import Drawn, Panel, Scale
 from faultlight.views._scatter import Scatter
@@ -291,4 +291,4 @@ def _bar(axes: Axes, scale: Scale, left: float, bottom: float, top: float) -> No
     ticks = {scale.low: 0.0, scale.high: 1.0} | ({0.0: 0.5} if scale.kind == "signed" else {})
     for tick, place in sorted(ticks.items()):
         y = bottom + 0.05 + place * (top - bottom - 0.1)
-        write(axes, left + BAR_WIDTH + 0.03, y, f"{tick:.3g}", "end", size=6.0, va="center")
+        write(axes, left + BAR_WIDTH + 0.03, y, number(tick), "end", size=6.0, va="center")

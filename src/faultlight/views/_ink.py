@@ -23,6 +23,11 @@ def write(axes: Axes, x: float, y: float, text: str, role: str, size: float = 5.
     axes.text(x, y, text, **{"size": size, "color": INK, "parse_math": False, "label": role, **style})
 
 
+def number(value: float, digits: int = 3) -> str:
+    """Return a number of so many digits that count, a negative one with a minus sign, not a hyphen."""
+    return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+
+
 def key(axes: Axes, entries: Sequence[tuple[str, dict[str, Any]]], left: float, top: float, width: float) -> float:
     """Write a key below a chart, as many words to a line as fit, and return where it ends.
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from faultlight.views._chart import Chart, Dots
-from faultlight.views._ink import FAINT, INK, LINE, key, names_below, write
+from faultlight.views._ink import FAINT, INK, LINE, key, names_below, number, write
 from faultlight.views._scatter import Scatter
 
 # To the left of a chart, the ends of its vertical axis.
@@ -30,7 +30,7 @@ def plot(axes: Axes, chart: Chart, left: float, top: float, side: float) -> floa
         axes.add_line(Line2D(across, up, color=_colour(index), linewidth=1.0, label=f"curve {curve.label}"))
     _ends(axes, chart, left, bottom, side, side)
     for value, x, align in ((chart.x[0], left, "left"), (chart.x[-1], left + side, "right")):
-        write(axes, x, bottom - 0.02, f"{float(value):.4g}", "end", ha=align, va="top")
+        write(axes, x, bottom - 0.02, number(float(value), 4), "end", ha=align, va="top")
     marks: list[tuple[str, dict[str, Any]]] = [
         (curve.label, {"color": _colour(index)}) for index, curve in enumerate(chart.curves)
     ]
@@ -119,4 +119,4 @@ def _ends(axes: Axes, chart: Chart | Dots, left: float, bottom: float, width: fl
         axes.add_line(Line2D((left, left + width), (y, y), color=FAINT, linewidth=0.5, label="zero"))
     places = {chart.low: (bottom, "bottom"), chart.high: (bottom + height, "top")}
     for value, (y, align) in (places | ({0.0: (bottom + height * zero, "center")} if inside else {})).items():
-        write(axes, left - 0.03, y, f"{value:.3g}", "end", ha="right", va=align)
+        write(axes, left - 0.03, y, number(value), "end", ha="right", va=align)

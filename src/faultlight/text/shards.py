@@ -62,16 +62,13 @@ class Shards:
         if state:
             parts = [part.chunk(self.count, 1) for part in state]
             states = [tuple(each[place].contiguous() for each in parts) for place in range(len(rows))]
-        shares = zip(rows, due.chunk(self.count), states, self._masks(model, x), strict=True)
-        return [Share(*share, len(x)) for share in shares]
-
-    def _masks(self, model: CharModel, x: Tensor) -> list[Tensor | None]:
-        # Drawn here, for each process has a generator of its own.
-        share, rows = model.shape.dropout, x.chunk(self.count)
-        if self.count == 1 or not share or not model.training:
-            return [None] * len(rows)
-        kept = torch.empty(*x.shape, model.shape.hidden).bernoulli_(1 - share) / (1 - share)
-        return list(kept.chunk(self.count))
+        seeds: list[int | None] = [None] * len(rows)
+        if model.shape.dropout and model.training and self.count > 1:
+            # Drawn here, for the generators of the other processes know nothing of the run.
+            seeds = torch.randint(2**62, (len(rows),)).tolist()
+        # Copies, since with a part of a tensor all of it would be sent.
+        given = zip(rows, due.chunk(self.count), states, seeds, strict=True)
+        return [Share(part.clone(), wanted.clone(), before, seed, len(x)) for part, wanted, before, seed in given]
 
 
 def shares_of(recipe: TextRecipe, device: str) -> int:

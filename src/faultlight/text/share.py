@@ -22,14 +22,14 @@ class Share:
         x: characters as numbers.
         due: the characters that follow them.
         state: what came before; without one all zeros.
-        mask: what the last layer's output is multiplied by, in the place of dropout.
+        seed: of the last layer's dropout; without one it is PyTorch's own, from the global generator.
         of: rows of the whole batch.
     """
 
     x: Int64[Tensor, "b t"]
     due: Int64[Tensor, "b t"]
     state: State | None
-    mask: Float[Tensor, "b t h"] | None
+    seed: int | None
     of: int
 
 
@@ -50,15 +50,21 @@ class Found:
 
 def share_gradient(model: CharModel, share: Share) -> Found:
     """Compute it; on a processor a GRU is gone through by `run_gru`."""
+    mask = None if share.seed is None else _mask(model, share.x, share.seed)
     with torch.enable_grad():
         if isinstance(model.recurrent, nn.GRU) and share.x.device.type == "cpu":
             before = share.state[0] if share.state else None
             hidden, ends = run_gru(model.recurrent, model.embedding, share.x, before)
-            kept = model.dropout(hidden) if share.mask is None else hidden * share.mask.transpose(0, 1)
+            kept = model.dropout(hidden) if mask is None else hidden * mask.transpose(0, 1)
             logits, due, after = model.decoder(kept), share.due.t(), (ends,)
         else:
-            logits, after = model(share.x, share.state, share.mask)
+            logits, after = model(share.x, share.state, mask)
             due = share.due
         loss = functional.cross_entropy(logits.flatten(0, 1), due.flatten()) * (len(share.x) / share.of)
         grads = torch.autograd.grad(loss, list(model.parameters()))
     return Found(loss.detach(), parameters_to_vector(grads), tuple(each.detach() for each in after))
+
+
+def _mask(model: CharModel, x: Tensor, seed: int) -> Float[Tensor, "b t h"]:
+    kept, generator = 1 - model.shape.dropout, torch.Generator().manual_seed(seed)
+    return torch.empty(*x.shape, model.shape.hidden).bernoulli_(kept, generator=generator) / kept

@@ -4,7 +4,7 @@
     python -m benchmarks.text --batch 20 --chunk 50 --rounds 2
 
 "a character at a time" is how the founding system went through a chunk; "a chunk at a time" hands all of it to
-`nn.GRU`. All run in one process, turn and turn about, on the same pieces, with as many threads as PyTorch takes by
+`nn.GRU`. All run turn and turn about, on the same pieces, the loops with as many threads as PyTorch takes by
 default; the figures are medians, and the ratios are to the faster of the plain loops.
 """
 

@@ -96,7 +96,7 @@ def test_the_alarm_is_silent_over_even_classes_and_says_why_it_goes_off() -> Non
     assert alarms(modes(even, 10), 10, 0.5) == ()
     found = alarms(modes(one, 10), 10, 0.0)
     assert [each.check for each in found] == ["modes", "entropy", "spread"]
-    assert found[0].evidence == "1 of 10 classes are drawn, with 10 samples or more each; 8 are due"
+    assert found[0].evidence == "1 of 10 classes are drawn, with at least 10 each; 8 are due"
     assert [each.check for each in alarms(modes(even, 10), 10, 0.0)] == ["spread"]
     half = alarms(modes(np.arange(4).repeat(250), 10), 10, 0.5)
     assert [each.check for each in half] == ["modes", "entropy"]

@@ -173,6 +173,11 @@ def test_too_many_edits_and_too_few_candidates_are_refused() -> None:
         TextAttack("flip", 3, 0)
 
 
+def test_passages_too_short_to_see_a_model_recover_are_refused() -> None:
+    with pytest.raises(InputError, match=r"passages of 9 characters .* give 10 at least"):
+        misspell({"toy": model()}, "abcd" * 100, length=9)
+
+
 def test_recovery_is_where_the_excess_stays_small() -> None:
     assert recovered_at(torch.zeros(50), 0.05) == 0
     # A mean of ten that holds one value of 1 is 0.1: the last such window starts at 4.

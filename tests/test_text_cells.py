@@ -105,6 +105,12 @@ def test_cells_made_to_keep_track_are_found_and_confirmed() -> None:
     assert inside.confirmed == pytest.approx(1, abs=1e-6)
 
 
+def test_a_counter_is_looked_for_wherever_a_half_of_the_text_begins() -> None:
+    """The 160th character of a long sentence has a place in it that comes up nowhere else."""
+    text = "a" * 160 + " b" * 150 + ". so it is" * 40
+    assert "position in the sentence" not in find_cells(torch.randn(1, len(text), 2), text).absent
+
+
 def test_cells_that_know_nothing_are_not_believed_however_slow_they_are() -> None:
     text = text_of_lines(200)
     noise = torch.randn(1, len(text), 40, generator=torch.Generator().manual_seed(1))

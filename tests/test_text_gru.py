@@ -27,7 +27,7 @@ def characters(batch: int, steps: int) -> Tensor:
 @pytest.mark.parametrize("batch", [1, 3, 32])
 @pytest.mark.parametrize("carried", [False, True])
 def test_states_and_every_gradient_are_pytorchs(count: int, steps: int, batch: int, carried: bool) -> None:
-    """In double precision, where only the order of sums differs; 32 rows are shared between two cores."""
+    """In double precision, where only the order of sums differs."""
     recurrent, embedding = layers(count)
     x, draw = characters(batch, steps), torch.Generator().manual_seed(2)
     state = torch.randn(count, batch, UNITS, generator=draw, dtype=torch.double, requires_grad=True)

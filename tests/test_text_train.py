@@ -14,6 +14,7 @@ import torch
 from faultlight.cli import main
 from faultlight.data.text import Text, load_text
 from faultlight.errors import InputError
+from faultlight.text import shards
 from faultlight.text.alphabet import PRINTABLE, Alphabet, alphabet_of
 from faultlight.text.corpus import check_length, divide, load_corpus, random_chunks, stream_chunks
 from faultlight.text.measure import bits, held_out_loss
@@ -140,6 +141,38 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         assert torch.equal(one, other)
     assert resumed.held_out_loss == whole.held_out_loss
     assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_run_shared_among_processes_resumes_to_the_same_bits(
+    cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_CHARACTERS", 0)
+    monkeypatch.setattr(shards, "_ROWS", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    asked = recipe(cell=cell, layers=1, dropout=0.2, pieces="streams")
+    assert shards.shares_of(asked, "cpu") == 2
+    whole = train(asked, out=tmp_path / "whole", corpus=corpus(), quiet=True)
+    saved, seen = steps.save, []
+
+    def killed(state: object, folder: Path) -> None:
+        saved(state, folder)  # type: ignore[arg-type]
+        seen.append(folder)
+        if len(seen) == 6:
+            raise SystemExit
+
+    monkeypatch.setattr(steps, "_SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(steps_run, "save", killed)
+    with pytest.raises(SystemExit):
+        train(asked, out=tmp_path / "killed", corpus=corpus(), quiet=True)
+    monkeypatch.setattr(steps_run, "save", saved)
+    resumed = train(asked, out=tmp_path / "killed", corpus=corpus(), quiet=True, resume=True)
+    for one, other in zip(whole.model().parameters(), resumed.model().parameters(), strict=True):
+        assert torch.equal(one, other)
+    alone = recipe(cell=cell, layers=1, dropout=0.2, pieces="streams")
+    monkeypatch.setattr(shards, "_CHARACTERS", 10**9)
+    single = train(alone, out=tmp_path / "single", corpus=corpus(), quiet=True)
+    assert single.held_out_loss == pytest.approx(whole.held_out_loss, abs=1e-4)
 
 
 def test_a_run_leaves_its_records_and_a_model_that_loads(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_the_view_gives_every_map_with_its_checks() -> None:
     assert result.arrays["grad-cam_attribution"].shape == (4, 1, 6, 6)
     assert result.arrays["gradient_deletion"].shape == (4, 17)
     assert result.facts["checks"].keys() == {"integrated-gradients", "gradient", "grad-cam"}
-    assert "sums miss the change of the logit by" in result.text()
+    assert "The sums of integrated-gradients miss the change of the logit by" in result.text()
     assert "random orders" in result.text()
     assert len(result.panels) == 5 * 4
     scales = [panel.scale for panel in result.panels[1:16:4]]

@@ -121,7 +121,7 @@ def view(
         str | None, typer.Option(help="tinyshakespeare or a UTF-8 file.  [default: what the run held out]")
     ] = None,
     read: Annotated[int, typer.Option(min=250, help="Characters to read, for cells and gates.")] = READ,
-    shown: Annotated[int, typer.Option(min=1, help="Characters to show on the page.")] = SHOWN,
+    shown: Annotated[int, typer.Option(min=2, help="Characters to show on the page.")] = SHOWN,
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Where page and arrays go.  [default: RUN/view]")] = None,
     json: _Json = False,
@@ -173,7 +173,7 @@ def attack(
     edits: Annotated[int, typer.Option(min=0, help="Edits of each passage, one after the other.")] = 10,
     candidates: Annotated[int, typer.Option(min=1, help="Edits tried at each turn.")] = 16,
     passages: Annotated[int, typer.Option(min=1, help="Passages of the held-out text.")] = 64,
-    length: Annotated[int, typer.Option(min=2, help="Characters of each.")] = 100,
+    length: Annotated[int, typer.Option(min=10, help="Characters of each.")] = 100,
     prime: Annotated[
         list[str] | None, typer.Option(help="For the recovery; may be given several times.  [default: seven primes]")
     ] = None,
@@ -235,12 +235,13 @@ def copied(
     if json:
         print_json({"schema": 1, "temperature": temperature, "seed": seed, **asdict(found)})
         return
-    rows = [f"  {n:>3}-grams  {found.shares[n]:>8.2%}  {found.expected.get(n, 0):>8.2%}" for n in found.shares]
+    rows = [f"  {n:>3}-grams  {found.shares[n]:>8.2%}  {_share(found.expected.get(n))}" for n in found.shares]
     longest = found.longest
     print_text(
         "\n".join(
             [
-                f"{found.characters:,} characters written; share that stands in the text learnt from",
+                f"{found.characters:,} characters written, {min(found.characters, len(held_out)):,} held out; share "
+                f"that stands in the text learnt from",
                 "             written  held out",
                 *rows,
                 f"longest run  {len(longest.text):>8}  {found.expected_longest:>8} characters",
@@ -248,6 +249,10 @@ def copied(
             ]
         )
     )
+
+
+def _share(value: float | None) -> str:
+    return f"{'–':>8}" if value is None else f"{value:>8.2%}"
 
 
 def _cells_as_text(found: Look, source: str) -> str:

@@ -116,7 +116,7 @@ def alarms(found: Modes, reachable: int, spread: float) -> tuple[Finding, ...]:
             "modes",
             float(found.covered),
             due_modes,
-            f"{found.covered} of {reachable} classes are drawn, with {found.least} samples or more each; "
+            f"{found.covered} of {reachable} classes are drawn, with at least {found.least} each; "
             f"{due_modes:g} are due",
         ),
         Finding(

@@ -64,9 +64,9 @@ def place_reals(images: Images, stack: int, batch: int, device: str) -> Reals:
     """Return the images on the device, after the same checks as `load_reals`."""
     if len(images) < batch:
         count = f"{len(images)} training image{'s' * (len(images) != 1)}"
+        smaller = f", or batch = {len(images)} at most" if len(images) > 1 else ""
         raise InputError(
-            f"{images.name!r} has {count}, and a generator learns from batches of {batch}; "
-            f"give more images, or a smaller batch of at least 2."
+            f"{images.name!r} has {count}, and a generator learns from batches of {batch}; give more images{smaller}."
         )
     if stack > 1 and images.shape[0] != 1:
         raise InputError(f"only grey images are stacked, and those of {images.name!r} have {images.shape[0]} channels.")

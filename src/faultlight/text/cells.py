@@ -107,8 +107,8 @@ def find_cells(
 
 
 def _varies(values: Tensor) -> bool:
-    rarer = min(int((values == values[0]).sum()), int((values != values[0]).sum()))
-    return rarer >= _RAREST
+    commonest = int(torch.unique(values, return_counts=True)[1].max())
+    return len(values) - commonest >= _RAREST
 
 
 def _standard(rows: Tensor) -> Tensor:

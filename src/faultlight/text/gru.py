@@ -3,7 +3,7 @@
 `nn.GRU` goes through a text character by character, and so does its gradient, which autograd sums weight by weight at
 each. Here whatever needs no order, inputs and gradients of weights, is one product over all characters, and what is
 left for each character is one product and a handful of sums. The numbers are those of `nn.GRU`, summed in another
-order; docs/benchmarks.md says how much faster it is.
+order.
 
 With input x, state h, and a dot for products element by element (Cho et al. 2014, "Learning phrase representations",
 in PyTorch's form, where the reset gate acts on the product):

@@ -16,7 +16,7 @@ from faultlight.progress import Progress
 from faultlight.text.attack import TextAttack, attack
 from faultlight.text.edits import KINDS
 from faultlight.text.model import CharModel
-from faultlight.text.recovery import Recovery, line_starts, recoveries
+from faultlight.text.recovery import WINDOW, Recovery, line_starts, recoveries
 from faultlight.text.writing import PRIMES, readable
 from faultlight.views._chart import Chart, Curve, ends_of
 from faultlight.views._result import ViewResult
@@ -46,11 +46,15 @@ def misspell(
         edits: of each passage.
         candidates: edits tried at each turn, where they are guided and where the best random one is kept.
         passages: of the text, that start behind line ends; fewer where it has not so many.
-        length: characters of each.
+        length: characters of each, at least 10.
         seed: of the random edits.
         primes: none of them empty.
         quiet: show no progress.
     """
+    if length < WINDOW:
+        raise InputError(
+            f"passages of {length} characters are too short to see a model recover; give {WINDOW} at least."
+        )
     if len(text) < _CONTEXT + length + 2:
         raise InputError(f"a text of {len(text):,} characters is too short; give {_CONTEXT + length + 2:,} at least.")
     for model in models.values():

@@ -14,7 +14,8 @@ from faultlight.text.edits import Passages, edit
 from faultlight.text.model import CharModel
 from faultlight.text.writing import readable
 
-_WINDOW = 10
+# Neighbours whose mean is looked at.
+WINDOW = 10
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def recovered_at(excess: Float[Tensor, " t"], within: float) -> int | None:
         excess: nats at each character.
         within: the bound, > 0.
     """
-    means = excess.double().unfold(0, _WINDOW, 1).mean(1).abs()
+    means = excess.double().unfold(0, WINDOW, 1).mean(1).abs()
     above = (means > within).nonzero()
     if not len(above):
         return 0
@@ -111,8 +112,8 @@ def _recovery(model: CharModel, prime: str, rows: Tensor, own: Tensor, used: Ten
         flipped=model.alphabet.decode(flipped),
         after_prime=recovered_at(by_prime, within),
         after_flip=recovered_at(by_flip, within),
-        excess_prime=float(by_prime[:_WINDOW].mean()),
-        excess_flip=float(by_flip[:_WINDOW].mean()),
+        excess_prime=float(by_prime[:WINDOW].mean()),
+        excess_flip=float(by_flip[:WINDOW].mean()),
         curve_prime=by_prime,
         curve_flip=by_flip,
     )
@@ -135,7 +136,7 @@ def _worst_flip(model: CharModel, prime: Tensor, rows: Tensor, used: Tensor) -> 
 
     Every flip is tried, on some sixteen of the passages: a prime has few characters.
     """
-    few = rows[:: max(len(rows) // 16, 1), : _WINDOW + 1]
+    few = rows[:: max(len(rows) // 16, 1), : WINDOW + 1]
     moves = torch.arange(len(prime) * len(used))
     wide = prime.expand(len(moves), -1)
     flips = edit(Passages(wide, wide, torch.ones_like(wide, dtype=torch.bool)), moves, "flip", used).read

@@ -62,13 +62,13 @@ class Shards:
         if state:
             parts = [part.chunk(self.count, 1) for part in state]
             states = [tuple(each[place].contiguous() for each in parts) for place in range(len(rows))]
-        seeds: list[int | None] = [None] * len(rows)
-        if model.shape.dropout and model.training and self.count > 1:
-            # Drawn here, for the generators of the other processes know nothing of the run.
-            seeds = torch.randint(2**62, (len(rows),)).tolist()
+        seeds: list[Tensor | None] = [None] * len(rows)
+        if model.shape.dropout and model.training and x.device.type == "cpu":
+            # Row by row, so that it does not matter how many rows a process has.
+            seeds = list(torch.randint(2**62, (len(x),)).chunk(self.count))
         # Copies, since with a part of a tensor all of it would be sent.
         given = zip(rows, due.chunk(self.count), states, seeds, strict=True)
-        return [Share(part.clone(), wanted.clone(), before, seed, len(x)) for part, wanted, before, seed in given]
+        return [Share(part.clone(), wanted.clone(), before, some, len(x)) for part, wanted, before, some in given]
 
 
 def shares_of(recipe: TextRecipe, device: str) -> int:

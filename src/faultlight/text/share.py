@@ -22,14 +22,14 @@ class Share:
         x: characters as numbers.
         due: the characters that follow them.
         state: what came before; without one all zeros.
-        seed: of the last layer's dropout; without one it is PyTorch's own, from the global generator.
+        seeds: of the last layer's dropout, row by row; without them it is PyTorch's own, from the global generator.
         of: rows of the whole batch.
     """
 
     x: Int64[Tensor, "b t"]
     due: Int64[Tensor, "b t"]
     state: State | None
-    seed: int | None
+    seeds: Int64[Tensor, " b"] | None
     of: int
 
 
@@ -50,7 +50,7 @@ class Found:
 
 def share_gradient(model: CharModel, share: Share) -> Found:
     """Compute it; on a processor a GRU is gone through by `run_gru`."""
-    mask = None if share.seed is None else _mask(model, share.x, share.seed)
+    mask = None if share.seeds is None else _mask(model, share.x, share.seeds)
     with torch.enable_grad():
         if isinstance(model.recurrent, nn.GRU) and share.x.device.type == "cpu":
             before = share.state[0] if share.state else None
@@ -65,6 +65,8 @@ def share_gradient(model: CharModel, share: Share) -> Found:
     return Found(loss.detach(), parameters_to_vector(grads), tuple(each.detach() for each in after))
 
 
-def _mask(model: CharModel, x: Tensor, seed: int) -> Float[Tensor, "b t h"]:
-    kept, generator = 1 - model.shape.dropout, torch.Generator().manual_seed(seed)
-    return torch.empty(*x.shape, model.shape.hidden).bernoulli_(kept, generator=generator) / kept
+def _mask(model: CharModel, x: Tensor, seeds: Tensor) -> Float[Tensor, "b t h"]:
+    kept, generator, mask = 1 - model.shape.dropout, torch.Generator(), torch.empty(*x.shape, model.shape.hidden)
+    for row, seed in zip(mask, seeds.tolist(), strict=True):
+        row.bernoulli_(kept, generator=generator.manual_seed(seed))
+    return mask / kept

@@ -11,11 +11,13 @@ import os
 import pickle
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import faultlight
@@ -57,9 +59,11 @@ class Worker:
     def answer(self) -> Found:
         """Return what was computed for the share handed over last."""
         try:
-            found: Found = pickle.load(self._stream("stdout"))
-        except EOFError:
+            found: Found | str = pickle.load(self._stream("stdout"))
+        except (EOFError, pickle.UnpicklingError):  # nothing came, or the beginning of an answer
             raise self._lost() from None
+        if isinstance(found, str):
+            raise RuntimeError(f"the gradient of a share of the batch could not be computed:\n{found}")
         return found
 
     def close(self) -> None:
@@ -81,9 +85,10 @@ class Worker:
         return getattr(self._process, name)
 
     def _lost(self) -> FaultlightError:
+        code = self._process.wait()
+        why = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with code {code}"
         return FaultlightError(
-            f"a process that computed a share of each batch ended with code {self._process.wait()}, perhaps for want "
-            f"of memory; --resume goes on from the state kept last, and with OMP_NUM_THREADS=1 in a single process."
+            f"a process that computed a share of each batch {why}; --resume goes on from the state kept last."
         )
 
 
@@ -97,10 +102,15 @@ def serve() -> None:
     try:
         model = CharModel(*pickle.load(sys.stdin.buffer))
         while True:
-            weights, training, share = pickle.load(sys.stdin.buffer)
-            vector_to_parameters(weights, model.parameters())
-            found = share_gradient(model.train(training), share)
-            pickle.dump(found, answers, protocol=pickle.HIGHEST_PROTOCOL)
+            pickle.dump(_answer(model, *pickle.load(sys.stdin.buffer)), answers, protocol=pickle.HIGHEST_PROTOCOL)
             answers.flush()
-    except (EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent has ended, perhaps in mid-sentence
         return
+
+
+def _answer(model: CharModel, weights: Tensor, training: bool, share: Share) -> Found | str:
+    try:
+        vector_to_parameters(weights, model.parameters())
+        return share_gradient(model.train(training), share)
+    except Exception:  # whatever it is, it is the parent that must say it
+        return traceback.format_exc()

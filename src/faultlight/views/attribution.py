@@ -225,7 +225,9 @@ def _words(images: Images, absent: Absent, explained: dict[str, Explained], agai
     zero = {name: int((~one.scores.reshape(len(images), -1).any(1)).sum()) for name, one in explained.items()}
     lines += [f"{name} is zero everywhere on {n} of {len(images)} images." for name, n in zero.items() if n]
     missed = {name: one.missed for name, one in explained.items() if one.missed is not None}
-    lines += [f"{name}'s sums miss the change of the logit by {share:.1%} of it." for name, share in missed.items()]
+    lines += [
+        f"The sums of {name} miss the change of the logit by {share:.1%} of it." for name, share in missed.items()
+    ]
     if against is None:
         return "\n".join([*lines, "The maps were not checked."])
     rows = [_row(name, one, len(images)) for name, one in explained.items()]

@@ -36,7 +36,7 @@ class Lesson:
     recipe: TextRecipe
     corpus: Corpus
     device: str = "cpu"
-    workers: Shards = field(default_factory=lambda: Shards())
+    workers: Shards = field(default_factory=Shards)
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 # make test       the environment and the tests (make test-slow: those longer than a few seconds)
 # make lint       formatting, lint, types, and the one-way imports
 # make bench      side by side with the peers
+# make peers      the peers alone, with which the tests compare where they are
 # make docs       the pages of docs/ that are made from the source
 # Another interpreter: make test PYTHON=python3.13
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MAKEFLAGS += --no-print-directory
 
-.PHONY: audit test test-slow lint format bench docs clean
+.PHONY: audit test test-slow lint format bench peers docs clean
 
 audit: $(VENV)/.installed
 	@$(BIN)/faultlight audit
@@ -37,6 +38,8 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks.pgd
+
+peers: $(VENV)/.installed-bench
 
 docs: $(VENV)/.installed
 	@$(BIN)/python scripts/docs.py

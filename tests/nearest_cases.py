@@ -124,7 +124,7 @@ def digits() -> tuple[nn.Module, fl.Images]:
 
 def foolbox_median(name: str, net: nn.Module, images: fl.Images, p: float, **settings: Any) -> float:
     """The median distance of Foolbox's twins; ∞ for those that are none."""
-    foolbox = pytest.importorskip("foolbox", reason="the peers are installed by `make bench` only")
+    foolbox = pytest.importorskip("foolbox", reason="the peers are installed by `make peers` only")
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     _, twins, _ = getattr(foolbox.attacks, name)(**settings)(model, images.x, images.y, epsilons=None)
     distance = (twins.detach() - images.x).flatten(1).norm(p=p, dim=1)

@@ -60,7 +60,7 @@ def test_faultlight_finds_the_closed_form() -> None:
 def test_each_peer_finds_the_closed_form(name: str, package: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peers' own, of names that SciPy will drop
-        pytest.importorskip(package, reason="the peers are installed by `make bench` only")
+        pytest.importorskip(package, reason="the peers are installed by `make peers` only")
         images = _images()
         _check(contenders.PEERS[name](_linear(), images, PROBLEM, 7), images)
 

@@ -33,9 +33,10 @@ from benchmarks.counting import Counting
 from faultlight import files
 from faultlight.data.images import Images
 from faultlight.data.load import load_data
-from faultlight.evaluation.audit import Settings, audit_images
+from faultlight.evaluation.audit import audit_images
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.probing import rows_of
+from faultlight.evaluation.settings import Settings
 from faultlight.models.subject import Subject
 from faultlight.runtime import keep_allocator
 from faultlight.threat import parse_threat

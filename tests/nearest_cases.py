@@ -14,8 +14,9 @@ from torch.nn import functional
 import faultlight as fl
 import toys
 from faultlight import losses
-from faultlight.evaluation.engine import Engine, Probe
+from faultlight.evaluation.engine import Engine
 from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.slots import Probe
 from faultlight.models.subject import Subject
 from faultlight.threat import parse_threat
 

@@ -20,8 +20,8 @@ from faultlight.attacks._contract import is_minimal, norms
 from faultlight.catalogue import Entry, catalogue
 from faultlight.errors import InputError
 from faultlight.evaluation.judge import ROUNDING
-from faultlight.evaluation.ledger import Outcome
 from faultlight.evaluation.oracle import RecordingOracle
+from faultlight.evaluation.rows import Outcome
 from faultlight.models.subject import Subject
 
 SHAPE = (2, 6, 6)

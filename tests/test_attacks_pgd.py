@@ -15,7 +15,7 @@ import faultlight as fl
 import toys
 from faultlight.attacks.pgd import PGD
 from faultlight.errors import InputError
-from faultlight.evaluation.engine import Settled
+from faultlight.evaluation.slots import Settled
 from faultlight.losses import LOSSES, LossName
 from faultlight.models.subject import Subject
 

@@ -17,8 +17,9 @@ import faultlight as fl
 import runs
 from faultlight.errors import InputError
 from faultlight.evaluation import curve
-from faultlight.evaluation.ledger import Status, read_ledger
+from faultlight.evaluation.ledger import read_ledger
 from faultlight.evaluation.probing import search_models
+from faultlight.evaluation.rows import Status
 from faultlight.models.inspect import check_subject
 from faultlight.threat import parse_threat
 

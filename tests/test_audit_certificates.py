@@ -17,7 +17,8 @@ import runs
 from faultlight.certify.certificate import CASCADE, Certificate
 from faultlight.evaluation import certificates
 from faultlight.evaluation.audit import Run
-from faultlight.evaluation.ledger import Status, read_ledger
+from faultlight.evaluation.ledger import read_ledger
+from faultlight.evaluation.rows import Status
 
 THREAT = "linf:0.05"
 # What attacks a sample at many radii, for the curve and not for the verdict.

@@ -12,8 +12,9 @@ import pytest
 import faultlight as fl
 import runs
 from faultlight.evaluation import curve
-from faultlight.evaluation.ledger import Attempt, ImageRow, Outcome, Status, read_ledger
+from faultlight.evaluation.ledger import read_ledger
 from faultlight.evaluation.probing import _jobs_done
+from faultlight.evaluation.rows import Attempt, ImageRow, Outcome, Status
 
 
 def image(number: int, right: bool = True, finite: bool = True) -> ImageRow:

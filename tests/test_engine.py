@@ -20,9 +20,10 @@ from faultlight.attacks.pgd import PGD
 from faultlight.attacks.uniform_noise import UniformNoise
 from faultlight.errors import InputError
 from faultlight.evaluation import engine as engine_module
-from faultlight.evaluation.engine import Engine, Settled, jobs
+from faultlight.evaluation.engine import Engine
 from faultlight.evaluation.judge import Judge
-from faultlight.evaluation.ledger import Attempt, Outcome
+from faultlight.evaluation.rows import Attempt, Outcome
+from faultlight.evaluation.slots import Settled, jobs
 from faultlight.models.subject import Subject
 from faultlight.threat import Threat
 

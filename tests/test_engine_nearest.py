@@ -14,8 +14,9 @@ from torch import Tensor
 import toys
 from faultlight.attacks._contract import Pixels, Point, Problem
 from faultlight.errors import InputError
-from faultlight.evaluation.engine import Engine, Settled
-from faultlight.evaluation.ledger import Outcome
+from faultlight.evaluation.engine import Engine
+from faultlight.evaluation.rows import Outcome
+from faultlight.evaluation.slots import Settled
 from faultlight.models.subject import Subject
 from faultlight.threat import Norm
 from test_engine import THREAT, Threshold, images

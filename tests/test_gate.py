@@ -6,7 +6,7 @@ import pytest
 
 from faultlight.errors import InputError
 from faultlight.evaluation.gate import Gate, parse_gates
-from faultlight.evaluation.ledger import Finding, ImageRow, Proof, Status
+from faultlight.evaluation.rows import Finding, ImageRow, Proof, Status
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 
 FATAL = Finding("zero-gradients", "fatal", "no gradient")

@@ -17,21 +17,9 @@ from typing import Any
 import pytest
 
 from faultlight.errors import InputError
-from faultlight.evaluation.ledger import (
-    SCHEMA,
-    Attempt,
-    Finding,
-    ImageRow,
-    Ledger,
-    Outcome,
-    Proof,
-    Status,
-    _state,
-    create_ledger,
-    read_ledger,
-    record_of,
-    resume_ledger,
-)
+from faultlight.evaluation._sqlite import SCHEMA, condition
+from faultlight.evaluation.ledger import Ledger, create_ledger, read_ledger, resume_ledger
+from faultlight.evaluation.rows import Attempt, Finding, ImageRow, Outcome, Proof, Status, record_of
 
 FINGERPRINT = {"version": "0.1.0", "model": "a" * 64, "data": "b" * 64, "threat": "linf:0.1", "seed": 0, "n": 3}
 ROWS = [
@@ -314,7 +302,7 @@ def test_a_large_ledger_is_opened_at_once(path: Path) -> None:
 
     with closing(sqlite3.connect(path)) as connection:
         connection.set_progress_handler(count, 10_000)
-        assert _state(connection) == "ok"
+        assert condition(connection) == "ok"
     assert steps < 50  # half a million of SQLite's instructions
 
 
@@ -382,7 +370,7 @@ def test_a_ledger_is_whole_or_not_there(path: Path, monkeypatch: pytest.MonkeyPa
     def stopped(*_: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr("faultlight.evaluation.ledger._lay_out", stopped)
+    monkeypatch.setattr("faultlight.evaluation.ledger.lay_out", stopped)
     with pytest.raises(InputError, match="disk I/O error"):
         create_ledger(path, FINGERPRINT)
     assert list(path.parent.iterdir()) == []
@@ -393,7 +381,8 @@ def test_the_log_of_a_ledger_that_was_moved_away_is_not_played_into_the_new_one(
     program = f"""
         import os, signal
         from pathlib import Path
-        from faultlight.evaluation.ledger import ImageRow, create_ledger
+        from faultlight.evaluation.ledger import create_ledger
+        from faultlight.evaluation.rows import ImageRow
         made = create_ledger(Path({str(path)!r}), {FINGERPRINT!r})
         made.add_images(ImageRow(i, 0, 0, "standing") for i in range(100))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -413,7 +402,8 @@ def test_what_a_killed_process_recorded_is_kept(path: Path) -> None:
     program = f"""
         import os, signal
         from pathlib import Path
-        from faultlight.evaluation.ledger import ImageRow, create_ledger
+        from faultlight.evaluation.ledger import create_ledger
+        from faultlight.evaluation.rows import ImageRow
         made = create_ledger(Path({str(path)!r}), {FINGERPRINT!r})
         for i in range(50):
             made.add_images([ImageRow(i, 0, 0, "standing")])

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import faultlight as fl
-from faultlight.evaluation.ledger import Status, read_ledger
+from faultlight.evaluation.ledger import read_ledger
+from faultlight.evaluation.rows import Status
 from faultlight.models.subject import Subject
 
 THREAT = "linf:0.1"

@@ -15,9 +15,10 @@ from faultlight.attacks.fab import FAB
 from faultlight.attacks.pgd import PGD
 from faultlight.attacks.square import Square
 from faultlight.errors import InputError
-from faultlight.evaluation.ledger import ImageRow, Status, create_ledger
+from faultlight.evaluation.ledger import create_ledger
 from faultlight.evaluation.plan import CANARY, EXACT_SAMPLE, PLANS, Stage, plan
 from faultlight.evaluation.probing import Scene, default_slots, first_look, judge_of, search_models
+from faultlight.evaluation.rows import ImageRow, Status
 from faultlight.evaluation.stages import _shortfall, chosen_rows, run_stages
 from faultlight.threat import parse_threat
 

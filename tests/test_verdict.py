@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from faultlight.evaluation.ledger import Finding, ImageRow, Proof, Status
+from faultlight.evaluation.rows import Finding, ImageRow, Proof, Status
 from faultlight.evaluation.verdict import CONTRADICTED, SCHEMA, Verdict, judge_ledger, percent, share
 
 WARNING = Finding("not-monotone", "warning", "3 images were lost")

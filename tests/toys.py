@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from faultlight import rng
 from faultlight.attacks._contract import Problem
 from faultlight.data.images import Images
-from faultlight.evaluation.engine import Engine, Probe, Settled, Work
+from faultlight.evaluation.engine import Engine
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.oracle import Model, RecordingOracle
 from faultlight.evaluation.probing import first_look
+from faultlight.evaluation.slots import Probe, Settled, Work
 from faultlight.models.subject import Subject
 from faultlight.threat import Threat, parse_threat
 

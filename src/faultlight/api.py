@@ -14,10 +14,12 @@ from faultlight import rng
 from faultlight.attacks._contract import Attack, is_minimal
 from faultlight.data.images import Images, check_images
 from faultlight.errors import InputError
-from faultlight.evaluation.audit import Run, Settings, audit_images
-from faultlight.evaluation.engine import Engine, Probe, Work
-from faultlight.evaluation.ledger import Attempt
+from faultlight.evaluation.audit import Run, audit_images
+from faultlight.evaluation.engine import Engine
 from faultlight.evaluation.probing import check_grid, default_slots, first_look, judge_of, sampling_of, search_models
+from faultlight.evaluation.rows import Attempt
+from faultlight.evaluation.settings import Settings
+from faultlight.evaluation.slots import Probe, Work
 from faultlight.geometry import check_radius
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import check_subject

@@ -20,10 +20,10 @@ from faultlight.attacks._contract import Attack, norms
 from faultlight.attacks.pgd import PGD
 from faultlight.attacks.square import Square
 from faultlight.attacks.uniform_noise import UniformNoise
-from faultlight.evaluation.ledger import ImageRow
 from faultlight.evaluation.oracle import Model, RecordingOracle, piece_rows
 from faultlight.evaluation.plan import CANARY, Search, Stage
 from faultlight.evaluation.probing import Scene, sampling_of
+from faultlight.evaluation.rows import ImageRow
 from faultlight.models.straight_through import StraightThrough
 from faultlight.models.subject import Subject
 from faultlight.runtime import is_out_of_memory

@@ -14,7 +14,8 @@ from faultlight.certify._reading import read_network
 from faultlight.certify.certificate import CASCADE, OPEN, certify_images
 from faultlight.data.images import Images
 from faultlight.evaluation.judge import ROUNDING
-from faultlight.evaluation.ledger import Finding, ImageRow, Ledger, Proof
+from faultlight.evaluation.ledger import Ledger
+from faultlight.evaluation.rows import Finding, ImageRow, Proof
 from faultlight.evaluation.verdict import CONTRADICTED
 from faultlight.models.subject import Subject
 from faultlight.progress import Progress

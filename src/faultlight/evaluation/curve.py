@@ -11,9 +11,9 @@ from typing import Any
 from faultlight.attacks.fgsm import FGSM
 from faultlight.attacks.fmn import FMN
 from faultlight.evaluation.checks.evidence import CurvePoint
-from faultlight.evaluation.ledger import Attempt, ImageRow
 from faultlight.evaluation.plan import curve_attack
 from faultlight.evaluation.probing import Scene, probe_images
+from faultlight.evaluation.rows import Attempt, ImageRow
 from faultlight.evaluation.verdict import share
 from faultlight.geometry import diameter
 from faultlight.threat import Norm, Threat

@@ -9,21 +9,18 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from faultlight import geometry
 from faultlight.attacks._contract import (
-    Attack,
     Problem,
     check_norm,
-    is_minimal,
     join,
     points,
     restarts,
@@ -31,132 +28,17 @@ from faultlight.attacks._contract import (
     targets,
 )
 from faultlight.errors import InputError
-from faultlight.evaluation.judge import ROUNDING, Judge, restore
-from faultlight.evaluation.ledger import Attempt, Outcome
-from faultlight.evaluation.oracle import ONCE, Model, Question, RecordingOracle, Sampling, piece_rows
-from faultlight.losses import goal_margin
+from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.oracle import RecordingOracle, piece_rows
+from faultlight.evaluation.rows import Attempt, Outcome
+from faultlight.evaluation.slots import Probe, Settled, Slots, Work, jobs
+from faultlight.evaluation.watch import Watch
 from faultlight.runtime import is_out_of_memory
-from faultlight.threat import Threat
-
-
-@dataclass(frozen=True)
-class Probe:
-    """An attack as the engine runs it.
-
-    Args:
-        name: unique in a run; the key of its ledger rows.
-        attack: the attack.
-        threat: the ball it may move in.
-        model: what it searches on: the subject itself, or a search copy.
-        key: the key of its random numbers.
-        exact: whether `model` is the judge's own model, so that its logits count as judged.
-        nearest: go on after a break, for the nearest twin; else an image is done with its first.
-        together: run all jobs of an image side by side, in step, till one breaks it; else one after the other. It costs
-            passes that an earlier break would have saved, and saves time where few images are left.
-        sampling: what the model's answers are averaged over in the search.
-    """
-
-    name: str
-    attack: Attack
-    threat: Threat
-    model: Model
-    key: int
-    exact: bool
-    nearest: bool = False
-    together: bool = False
-    rows: int = 0
-    sampling: Sampling = ONCE
-
-
-@dataclass(frozen=True)
-class Work:
-    """The images a probe is let loose on, a row an image.
-
-    Args:
-        x: clean pixels in [0, 1].
-        y: labels.
-        ids: image ids.
-        ranking: the wrong classes of each image, the most likely first; targeted jobs aim at them in turn.
-        goal: the class that a break has to reach, −1 where any wrong class will do.
-        done: jobs of each image that are already in the ledger.
-    """
-
-    x: Float32[Tensor, "n c h w"]
-    y: Int64[Tensor, " n"]
-    ids: Int64[Tensor, " n"]
-    ranking: Int64[Tensor, "n others"]
-    goal: Int64[Tensor, " n"]
-    done: Int64[Tensor, " n"]
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A finished attempt, the row of `Work` and the job it belongs to, and the accepted pixels (c, h, w)."""
-
-    row: int
-    job: int
-    attempt: Attempt
-    twin: Tensor | None
-
-
-@dataclass(frozen=True)
-class Slots:
-    """The jobs in flight, a row each: where each stands, what it has cost, the best it has seen, what was judged.
-
-    Args:
-        row: its row of `Work`.
-        job: which of the image's jobs it is.
-        target: the class aimed at, or −1.
-        step: the step it is at.
-        value: the largest goal margin seen in the search, inside the ball.
-        best: the point where it was seen; once accepted, the twin.
-        reach: in a search for the nearest twin, how far the nearest claimed one is; then `best` is that one.
-        lower, upper: the box around the image, found once.
-        judged: the largest margin that the judge has confirmed.
-        accepted, distance, prediction, fragile: the judge's ruling on the twin.
-        refused: claims of success that the judge did not uphold.
-        outside: a candidate left the ball or the box.
-        invalid: the model gave NaN or infinity for a candidate.
-    """
-
-    row: Int64[Tensor, " n"]
-    job: Int64[Tensor, " n"]
-    target: Int64[Tensor, " n"]
-    step: Int64[Tensor, " n"]
-    forwards: Int64[Tensor, " n"]
-    backwards: Int64[Tensor, " n"]
-    value: Float32[Tensor, " n"]
-    best: Float32[Tensor, "n c h w"]
-    reach: Float64[Tensor, " n"]
-    lower: Float32[Tensor, "n c h w"]
-    upper: Float32[Tensor, "n c h w"]
-    judged: Float32[Tensor, " n"]
-    accepted: Bool[Tensor, " n"]
-    distance: Float64[Tensor, " n"]
-    prediction: Int64[Tensor, " n"]
-    fragile: Bool[Tensor, " n"]
-    refused: Int64[Tensor, " n"]
-    outside: Bool[Tensor, " n"]
-    invalid: Bool[Tensor, " n"]
-
-    def __len__(self) -> int:
-        return len(self.row)
-
 
 # What a settled attempt takes from its slot.
 _COLUMNS = tuple(
     field.name for field in fields(Slots) if field.name not in ("value", "judged", "best", "reach", "lower", "upper")
 )
-
-
-def jobs(attack: Attack, work: Work) -> int:
-    """Return how many jobs an image has: restarts × targets (one run when `targets` is 0, or the goal is one class)."""
-    aims = 1 if bool((work.goal >= 0).any()) else max(1, min(targets(attack), work.ranking.shape[1]))
-    return restarts(attack) * aims
-
-
-# On a copy's word a twin is put before the judge when it is nearer by this share: each ruling costs a forward pass.
-_GAIN = 1e-3
 
 
 class Engine:
@@ -178,10 +60,10 @@ class Engine:
         self.probe, self.work, self.judge = probe, work, judge
         self.slots = max(1, slots // points(probe.attack))
         self.halved = 0
-        self._radius = probe.threat.epsilon * (1 + ROUNDING)
         self._count = jobs(probe.attack, work)
         rows = probe.rows or piece_rows(tuple(work.x.shape[1:]), work.x.device)
         self._oracle = RecordingOracle(probe.model, rows, probe.sampling)
+        self._watch = Watch(probe, work, judge, self._oracle)
         self._group = self._count if probe.together else 1
         self.slots = max(self.slots, self._group)
         self._queue = deque(self._waiting())
@@ -226,7 +108,7 @@ class Engine:
     def _admit(self, pairs: list[tuple[int, int]]) -> tuple[Slots, Any]:
         slots = self._fresh(torch.tensor(pairs, dtype=torch.int64, device=self.work.x.device))
         state = self.probe.attack.start(self._problem(slots))
-        self._absorb(slots)
+        self._watch.absorb(slots)
         return slots, state
 
     def _fresh(self, pairs: Tensor) -> Slots:
@@ -285,138 +167,19 @@ class Engine:
     def _advance(self, slots: Slots, state: Any) -> tuple[tuple[Slots, Any] | None, list[Settled]]:
         slots.step.add_(1)
         state = self.probe.attack.step(self._problem(slots), state)
-        self._absorb(slots)
+        self._watch.absorb(slots)
         spent = slots.step >= self.probe.attack.steps
         if (finished := getattr(state, "finished", None)) is not None:
             spent = spent | finished
-        if self.probe.nearest:
-            self._rule_nearest(slots, spent, state.x)
-            done = spent
-        else:
-            self._rule_last(slots, spent, state.x)
-            done = spent | slots.accepted
-            if self.probe.together:
-                done = done | torch.isin(slots.row, slots.row[slots.accepted])
+        self._watch.rule_spent(slots, spent, state.x)
+        done = spent if self.probe.nearest else spent | slots.accepted
+        if self.probe.together and not self.probe.nearest:
+            done = done | torch.isin(slots.row, slots.row[slots.accepted])
         if not done.any():
             return (slots, state), []
         # What goes on is taken first: if memory runs out here, nothing is settled and all of it starts anew.
         rest = None if done.all() else (take(slots, ~done), take(state, ~done))
         return rest, self._settle(take(slots, done))
-
-    def _absorb(self, slots: Slots) -> None:
-        """Count what the attack asked, keep each row's best point, and have claims of success judged."""
-        for question in self._oracle.forget():
-            asked = len(question.x) // max(len(slots), 1)
-            slots.forwards.add_(asked * question.draws)
-            slots.backwards.add_(asked * question.draws * question.backward)
-            x = question.x.view(len(slots), asked, *question.x.shape[1:])
-            value = self._values(slots, question, asked)
-            if self.probe.nearest:
-                self._keep_nearest(slots, value, x)
-            else:
-                self._keep_strongest(slots, value, x)
-
-    def _values(self, slots: Slots, question: Question, asked: int) -> Tensor:
-        """Return the goal margin of each row's points, (n, points); −∞ where a minimal attack has left the ball."""
-        y, goal = (values[slots.row].repeat_interleave(asked) for values in (self.work.y, self.work.goal))
-        value = goal_margin(question.logits, y, goal).nan_to_num(nan=-torch.inf)
-        if is_minimal(self.probe.attack):
-            distance = self._distance(slots, question.x, asked)
-            value = torch.where(distance <= self._radius, value, -torch.inf)
-        return value.view(len(slots), asked)
-
-    def _distance(self, slots: Slots, x: Tensor, asked: int = 1) -> Tensor:
-        clean = self.work.x[slots.row].repeat_interleave(asked, dim=0)
-        return geometry.norm(restore(x).double() - clean.double(), self.probe.threat.norm)
-
-    def _keep_strongest(self, slots: Slots, values: Tensor, points: Tensor) -> None:
-        """Keep each row's point of the largest margin; where it is a success, have the judge rule at once."""
-        value, x = _chosen(values, points)
-        better = (value > slots.value) & ~slots.accepted
-        slots.best.copy_(torch.where(geometry.rows(better), x, slots.best))
-        slots.value.copy_(torch.where(better, value, slots.value))
-        claimed = (value > 0) & ~slots.accepted
-        self._rule(slots, claimed, x)
-        slots.refused.add_(claimed & ~slots.accepted)
-
-    def _keep_nearest(self, slots: Slots, values: Tensor, points: Tensor) -> None:
-        """Keep each row's nearest success. What the judge's own model says is judged once, at the end."""
-        slots.value.copy_(torch.maximum(slots.value, values.amax(1)))
-        rows = ((values > 0).any(1)).nonzero()[:, 0]
-        if not len(rows):
-            return
-        asked = points.shape[1]
-        distance = self._distance(take(slots, rows), points[rows].flatten(0, 1), asked).view(len(rows), asked)
-        reach, x = _chosen(torch.where(values[rows] > 0, -distance, -torch.inf), points[rows])
-        nearer = -reach < slots.reach[rows] * (1 if self.probe.exact else 1 - _GAIN)
-        rows, reach, x = rows[nearer], -reach[nearer], x[nearer]
-        if self.probe.exact:
-            slots.best[rows], slots.reach[rows] = x, reach
-            return
-        won = self._rule(slots, rows, x)
-        slots.refused[rows] += ~won
-        slots.reach[rows[won]] = slots.distance[rows[won]]
-
-    def _rule_last(self, slots: Slots, spent: Tensor, x: Tensor) -> None:
-        """Have the judge rule on the last points of rows that are spent; after a search on a copy, on their best."""
-        last = spent & ~slots.accepted
-        if is_minimal(self.probe.attack):
-            last &= self._distance(slots, x) <= self._radius
-        if self.probe.exact:
-            self._rule(slots, last, x)
-            return
-        self._look(slots, last, x)
-        self._rule(slots, spent & ~slots.accepted & torch.isfinite(slots.value), slots.best)
-
-    def _look(self, slots: Slots, which: Tensor, x: Tensor) -> None:
-        """Keep the points x of the masked rows where the search model finds them better than the best so far."""
-        rows = which.nonzero()[:, 0]
-        if not len(rows):
-            return
-        at = slots.row[rows]
-        logits = self._oracle.logits(x[rows])
-        value = goal_margin(logits, self.work.y[at], self.work.goal[at]).nan_to_num(nan=-torch.inf)
-        slots.forwards[rows] += sum(question.draws for question in self._oracle.forget())
-        better = value > slots.value[rows]
-        slots.best[rows[better]] = x[rows[better]]
-        slots.value[rows[better]] = value[better]
-
-    def _rule_nearest(self, slots: Slots, spent: Tensor, x: Tensor) -> None:
-        """Have the judge rule on the nearest point of rows that are spent, and on their last where that is nearer."""
-        claimed = spent & ~slots.accepted & torch.isfinite(slots.reach)
-        self._rule(slots, claimed, slots.best)
-        slots.refused.add_(claimed & ~slots.accepted)
-        distance = self._distance(slots, x)
-        self._rule(slots, spent & (distance < slots.reach) & (distance <= self._radius), x)
-
-    def _rule(self, slots: Slots, which: Tensor, candidates: Tensor) -> Tensor:
-        """Have the judge rule, write down what it found, and return where it accepted.
-
-        Args:
-            slots: the jobs in flight.
-            which: a mask of rows, with candidates for all rows, or the numbers of rows, with a candidate for each.
-            candidates: pixels.
-        """
-        if which.dtype == torch.bool:
-            which = which.nonzero()[:, 0]
-            candidates = candidates[which]
-        rows = which
-        if not len(rows):
-            return torch.zeros(0, dtype=torch.bool, device=rows.device)
-        at = slots.row[rows]
-        ruling = self.judge.rule(candidates, self.work.x[at], self.work.y[at], self.work.goal[at], self.probe.threat)
-        slots.forwards[rows] += self.judge.draws
-        slots.outside[rows] |= ruling.outside
-        slots.invalid[rows] |= ruling.invalid & ~ruling.outside
-        margin = torch.where(ruling.outside | ruling.invalid, -torch.inf, ruling.margin)
-        slots.judged[rows] = torch.maximum(slots.judged[rows], margin)
-        won, accepted = rows[ruling.accepted], ruling.accepted
-        slots.accepted[won] = True
-        slots.best[won] = ruling.x[accepted]
-        slots.distance[won] = ruling.distance[accepted]
-        slots.prediction[won] = ruling.prediction[accepted]
-        slots.fragile[won] = ruling.fragile[accepted]
-        return accepted
 
     def _settle(self, done: Slots) -> list[Settled]:
         unsafe = done.outside | done.invalid | (not self.probe.exact)
@@ -463,14 +226,6 @@ class Engine:
         if flight:
             slots = flight[0]
             self._queue.extendleft(reversed(list(zip(slots.row.tolist(), slots.job.tolist(), strict=True))))
-
-
-def _chosen(values: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest value of each row, (n, k) → (n,), and the point (of n, k, c, h, w) that has it."""
-    if values.shape[1] == 1:
-        return values[:, 0], points[:, 0]
-    highest, place = values.max(1)
-    return highest, points[torch.arange(len(values), device=values.device), place]
 
 
 def _outcome(accepted: bool, invalid: bool, outside: bool) -> Outcome:

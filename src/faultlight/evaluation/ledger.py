@@ -12,152 +12,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, fields
-from enum import StrEnum
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from faultlight.errors import InputError
+from faultlight.evaluation._sqlite import ADDED, SCHEMA, condition, connect, damaged, lay_out, read_meta
+from faultlight.evaluation.rows import Attempt, Finding, ImageRow, Outcome, Proof, Status
 
-SCHEMA = 2
 _SECONDS = "seconds"
-
-
-class Status(StrEnum):
-    """What became of an image."""
-
-    STANDING = "standing"
-    BROKEN = "broken"
-    MISCLASSIFIED = "misclassified"
-    INVALID = "invalid"
-
-
-class Outcome(StrEnum):
-    """What became of an attempt."""
-
-    BROKE = "broke"
-    STOOD = "stood"
-    REFUSED = "refused"  # it stood, and a candidate left the ball or the box: the attack is faulty
-    INVALID = "invalid"  # the model gave NaN or infinity
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """One audited image.
-
-    Args:
-        id: position in the file order of its split.
-        label: the true class.
-        prediction: the class predicted without attack.
-        status: a `Status`.
-        broken: whether a judged twin exists.
-        broken_by: the probe that broke it, or "".
-        distance: ‖x' − x‖ of the twin in the threat's norm, or None.
-        margin: the largest margin any attempt reached, in logits; above 0 when broken; None if never attacked.
-        fragile: the twin wins by so little that other arithmetic may undo it.
-        twin_prediction: the class predicted for the twin, or None.
-        clean_margin: max_{j≠y} z_j − z_y without attack; below 0 when classified correctly; None if not a number.
-        forwards: forward passes spent on it.
-        backwards: backward passes spent on it.
-    """
-
-    id: int
-    label: int
-    prediction: int
-    status: str
-    broken: bool = False
-    broken_by: str = ""
-    distance: float | None = None
-    margin: float | None = None
-    fragile: bool = False
-    twin_prediction: int | None = None
-    clean_margin: float | None = None
-    forwards: int = 0
-    backwards: int = 0
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One job: an image, a probe, a threat, a restart and a target (−1: untargeted), and what came of it.
-
-    Args:
-        margin: the largest judged margin, in logits; None when it was not a number.
-        distance: of the accepted twin, or None.
-        twin_prediction: the class predicted for the accepted twin, or None.
-        claims_refused: successes seen in the search that the judge did not uphold.
-    """
-
-    id: int
-    probe: str
-    threat: str
-    restart: int
-    target: int
-    outcome: str
-    margin: float | None
-    distance: float | None
-    twin_prediction: int | None
-    fragile: bool
-    steps: int
-    forwards: int
-    backwards: int
-    claims_refused: int
-
-    @property
-    def broke(self) -> bool:
-        """Whether the judge accepted a twin."""
-        return self.outcome == Outcome.BROKE
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was proved of one image at the audited threat.
-
-    Args:
-        id: of the image.
-        bound: the bound that proved that no point of the ball is classified otherwise, or "" where none did.
-        margin: the best lower bound of min over j ≠ y of z_y − z_j over the ball, in logits; above 0 when proved.
-    """
-
-    id: int
-    bound: str
-    margin: float | None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the image is certified."""
-        return bool(self.bound)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about the evaluation that the reader must know.
-
-    Args:
-        check: the name of the check.
-        severity: "info", "warning" (the verdict is doubtful) or "fatal" (it is withheld).
-        evidence: one sentence with the numbers seen.
-    """
-
-    check: str
-    severity: str
-    evidence: str
-
-
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE images (id INTEGER PRIMARY KEY, label INTEGER NOT NULL, prediction INTEGER NOT NULL, status TEXT NOT NULL,
-  broken INTEGER NOT NULL, broken_by TEXT NOT NULL, distance REAL, margin REAL, fragile INTEGER NOT NULL,
-  twin_prediction INTEGER, clean_margin REAL, forwards INTEGER NOT NULL, backwards INTEGER NOT NULL);
-CREATE TABLE attempts (id INTEGER NOT NULL, probe TEXT NOT NULL, threat TEXT NOT NULL, restart INTEGER NOT NULL,
-  target INTEGER NOT NULL, outcome TEXT NOT NULL, margin REAL, distance REAL, twin_prediction INTEGER,
-  fragile INTEGER NOT NULL, steps INTEGER NOT NULL, forwards INTEGER NOT NULL, backwards INTEGER NOT NULL,
-  claims_refused INTEGER NOT NULL, PRIMARY KEY (id, probe, threat, restart, target)) WITHOUT ROWID;
-CREATE TABLE findings (check_name TEXT PRIMARY KEY, severity TEXT NOT NULL, evidence TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE twins (id INTEGER PRIMARY KEY, x BLOB NOT NULL);
-"""
-# What each later schema added to the one before it.
-_ADDED = {2: "CREATE TABLE proofs (id INTEGER PRIMARY KEY, bound TEXT NOT NULL, margin REAL);"}
 
 Row = TypeVar("Row", ImageRow, Attempt, Proof)
 
@@ -179,7 +43,7 @@ class Ledger:
 
     def meta(self) -> dict[str, Any]:
         """Return the fingerprint the ledger was opened with, and what was noted since."""
-        return {key: json.loads(value) for key, value in self._connection.execute("SELECT key, value FROM meta")}
+        return read_meta(self._connection)
 
     def note(self, key: str, value: Any) -> None:
         """Keep a JSON value under a key."""
@@ -297,7 +161,7 @@ def create_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _lay_out(partial, {"schema": SCHEMA, **fingerprint})
+        lay_out(partial, {"schema": SCHEMA, **fingerprint})
         for rest in ("-wal", "-shm"):  # of a ledger that was moved away: SQLite would play it into the new one
             path.with_name(path.name + rest).unlink(missing_ok=True)
         partial.replace(path)
@@ -305,7 +169,7 @@ def create_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
         with suppress(OSError):  # the folder may be a file, or read-only
             partial.unlink(missing_ok=True)
         raise InputError(f"{path} could not be written ({error}); choose another folder.") from error
-    return Ledger(_connect(path))
+    return Ledger(connect(path))
 
 
 def resume_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
@@ -314,7 +178,7 @@ def resume_ledger(path: Path, fingerprint: dict[str, Any]) -> Ledger:
     Raises:
         InputError: it is damaged, or was made with another model, data, threat or version (the difference is shown).
     """
-    ledger = _checked(_connect(path), path)
+    ledger = _checked(connect(path), path)
     found = ledger.meta()
     asked = json.loads(json.dumps(fingerprint))
     changed = [
@@ -338,11 +202,6 @@ def read_ledger(path: Path) -> Ledger:
     if not path.exists():
         raise InputError(f"{path} is not there; is {path.parent} the folder of an audit?")
     return _checked(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True), path)
-
-
-def record_of(row: ImageRow | Attempt | Finding) -> dict[str, Any]:
-    """Return a row as a JSON-able record."""
-    return asdict(row)
 
 
 def _settle(cursor: sqlite3.Cursor, attempt: Attempt, twin: bytes | None) -> None:
@@ -379,68 +238,22 @@ def _migrate(ledger: Ledger) -> None:
     for schema in range(ledger.meta()["schema"] + 1, SCHEMA + 1):
         with ledger._transaction() as cursor:
             cursor.execute("BEGIN")  # Python's module begins no transaction for a new table
-            cursor.execute(_ADDED[schema])
+            cursor.execute(ADDED[schema])
             cursor.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (json.dumps(schema),))
-
-
-def _lay_out(path: Path, meta: dict[str, Any]) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript("BEGIN;" + _TABLES + "".join(_ADDED.values()))
-        rows = [(key, json.dumps(value, sort_keys=True)) for key, value in meta.items()]
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        return _opened(path)
-    except sqlite3.OperationalError as error:
-        remedy = "make its folder writable or free some space"
-        raise InputError(f"{path} could not be opened ({error}); {remedy}.") from error
-    except sqlite3.DatabaseError as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
 
 
 def _checked(connection: sqlite3.Connection, path: Path) -> Ledger:
     """Return the ledger of a connection, or close it and say what is wrong."""
     ledger = Ledger(connection)
-    state = _state(connection)
+    state = condition(connection)
     if state != "ok":
         connection.close()
-        raise _damaged(path, state)
+        raise damaged(path, state)
     schema = ledger.meta().get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         connection.close()
         raise InputError(f"{path} has schema {schema}, newer than {SCHEMA}: use the Faultlight that wrote it.")
     return ledger
-
-
-def _state(connection: sqlite3.Connection) -> str:
-    try:
-        schema = Ledger(connection).meta().get("schema", SCHEMA)
-        added = ("proofs",) if schema == SCHEMA else ()
-        for table in ("images", "attempts", "findings", "twins", *added):
-            connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
-        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
-    except (sqlite3.Error, ValueError) as error:
-        return str(error)
-
-
-def _damaged(path: Path, state: str) -> InputError:
-    return InputError(
-        f"the ledger {path} is damaged ({state}): its images and attempts are lost. Move {path.name} away and run the "
-        "same command without --resume: the seed makes the same outcome anew."
-    )
 
 
 def _marks(kind: type[Any]) -> str:

@@ -14,11 +14,13 @@ from faultlight import geometry, rng
 from faultlight.attacks._contract import Attack, points, restarts, targets
 from faultlight.data.images import Images
 from faultlight.errors import InputError
-from faultlight.evaluation.engine import Engine, Probe, Settled, Work
+from faultlight.evaluation.engine import Engine
 from faultlight.evaluation.judge import DRAWS, Judge
-from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger, Status
+from faultlight.evaluation.ledger import Ledger
 from faultlight.evaluation.oracle import ONCE, Model, Sampling, piece_rows
 from faultlight.evaluation.plan import Search
+from faultlight.evaluation.rows import Attempt, ImageRow, Status
+from faultlight.evaluation.slots import Probe, Settled, Work
 from faultlight.losses import UNTARGETED
 from faultlight.models.inspect import NOTE_PROBABILITIES, NOTE_RANDOM
 from faultlight.models.search import search_copy

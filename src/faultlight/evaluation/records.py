@@ -17,9 +17,10 @@ from faultlight.data.images import Images
 from faultlight.evaluation.checks import Checked
 from faultlight.evaluation.feature_map import feature_map
 from faultlight.evaluation.gallery import GalleryFact, build_gallery, choose
-from faultlight.evaluation.ledger import Attempt, ImageRow, Ledger
+from faultlight.evaluation.ledger import Ledger
 from faultlight.evaluation.plan import Stage
 from faultlight.evaluation.probing import rows_of
+from faultlight.evaluation.rows import Attempt, ImageRow
 from faultlight.files import write_bytes, write_json
 from faultlight.models.subject import Subject
 from faultlight.views.layers import layer_table

@@ -9,9 +9,10 @@ import torch
 
 from faultlight import rng
 from faultlight.evaluation import certificates
-from faultlight.evaluation.ledger import ImageRow, Ledger, Status
+from faultlight.evaluation.ledger import Ledger
 from faultlight.evaluation.plan import Stage
 from faultlight.evaluation.probing import Scene, probe_images, ranked_targets
+from faultlight.evaluation.rows import ImageRow, Status
 from faultlight.threat import Threat
 
 

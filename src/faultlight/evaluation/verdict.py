@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from scipy.stats import beta
 
-from faultlight.evaluation.ledger import Finding, ImageRow, Proof, Status
+from faultlight.evaluation.rows import Finding, ImageRow, Proof, Status
 
 SCHEMA = 1
 CONFIDENCE = 0.95

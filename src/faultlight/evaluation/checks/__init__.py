@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from faultlight.evaluation.checks import attack, model, search
 from faultlight.evaluation.checks.evidence import Checked, CurvePoint, Evidence, Tried
-from faultlight.evaluation.ledger import Finding
+from faultlight.evaluation.rows import Finding
 
 __all__ = ["CHECKS", "Checked", "CurvePoint", "Evidence", "Tried", "run_all", "run_checks"]
 

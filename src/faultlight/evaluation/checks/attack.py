@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from faultlight.evaluation.adaptive import SMOOTHED, STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, TRANSFER
 from faultlight.evaluation.checks.evidence import Checked, Evidence, interval
-from faultlight.evaluation.ledger import Outcome
 from faultlight.evaluation.plan import EXACT_SAMPLE
+from faultlight.evaluation.rows import Outcome
 from faultlight.evaluation.verdict import percent, share
 from faultlight.models.inspect import NOTE_RANDOM
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from faultlight.evaluation.adaptive import Symptoms
-from faultlight.evaluation.ledger import Attempt, Finding, ImageRow, Status
+from faultlight.evaluation.rows import Attempt, Finding, ImageRow, Status
 from faultlight.evaluation.verdict import Share, percent
 from faultlight.models.subject import Note
 

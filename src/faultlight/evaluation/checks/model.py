@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from faultlight.evaluation.checks.evidence import Checked, Evidence, interval
-from faultlight.evaluation.ledger import Status
+from faultlight.evaluation.rows import Status
 from faultlight.evaluation.verdict import percent, share
 from faultlight.models.inspect import (
     NOTE_BATCH,

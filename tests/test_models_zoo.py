@@ -65,6 +65,7 @@ def test_preactresnet18_has_the_published_number_of_parameters() -> None:
         ("madry-mnist", [832, 51_264, 3_212_288, 10_250]),
         ("strided-cnn", [272, 8_224, 156_900, 1_010]),
         ("threshold-cnn", [272, 8_224, 156_900, 1_010]),
+        ("one-conv", [112, 40_970]),
     ],
 )
 def test_layers_have_the_parameters_counted_by_hand(name: str, layers: list[int]) -> None:
@@ -85,6 +86,8 @@ def test_layers_have_the_parameters_counted_by_hand(name: str, layers: list[int]
         ("madry-mnist", {}, 3_274_634),
         ("strided-cnn", {}, 166_406),
         ("threshold-cnn", {}, 166_406),
+        ("one-conv", {}, 41_082),
+        ("one-conv", {"filters": 32}, 328_586),
         ("vgg16", {}, 14_728_266),
         ("wide-resnet", {}, 36_479_194),
         ("wide-resnet", {"depth": 34}, 46_160_474),
@@ -213,6 +216,7 @@ def test_resnet18_block_is_the_residual_formula() -> None:
         ("madry-mnist", (1, 8, 8)),
         ("strided-cnn", (1, 8, 8)),
         ("threshold-cnn", (3, 8, 8)),
+        ("one-conv", (1, 5, 4)),
         ("fast-cifar", (1, 9, 9)),
         ("vgg16", (1, 32, 33)),
         ("resnet18", (1, 28, 28)),

@@ -16,6 +16,8 @@ from faultlight.data.images import Images, check_images
 from faultlight.errors import InputError
 from faultlight.evaluation.audit import Run, audit_images
 from faultlight.evaluation.engine import Engine
+from faultlight.evaluation.judge import Judge
+from faultlight.evaluation.oracle import Model
 from faultlight.evaluation.probing import check_grid, default_slots, first_look, judge_of, sampling_of, search_models
 from faultlight.evaluation.rows import Attempt
 from faultlight.evaluation.settings import Settings
@@ -103,31 +105,10 @@ def attack(
     prediction = torch.tensor([row.prediction for row in rows], device=subject.device)
     finite = torch.tensor([row.clean_margin is not None for row in rows], device=subject.device)
     reached = (prediction != images.y if target is None else prediction == target) & finite
-    model = search_models(subject, images, notes)[0]["fast"] if fast else subject
-    name = type(attack).__name__.lower()
-    judged = model is subject and judge.rules_on_what_it_is_given
-    sampling = sampling_of(judge, model, seed)
-    probe = Probe(
-        name, attack, ball, model, rng.key(seed, name, str(ball)), judged, is_minimal(attack), sampling=sampling
-    )
     open_rows = (finite & ~reached).nonzero()[:, 0]
-    goal = torch.full_like(open_rows, UNTARGETED if target is None else target)
-    work = Work(
-        images.x[open_rows],
-        images.y[open_rows],
-        images.ids[open_rows],
-        ranking[open_rows],
-        goal,
-        torch.zeros_like(goal),
-    )
-    result = AttackResult(
-        images.x.clone(),
-        reached,
-        torch.zeros(len(images), dtype=torch.float64, device=subject.device),
-        prediction,
-        torch.ones_like(prediction),
-        torch.zeros_like(prediction),
-    )
+    probe = _probe(attack, ball, search_models(subject, images, notes)[0]["fast"] if fast else subject, judge, seed)
+    work = _work(images, ranking, open_rows, UNTARGETED if target is None else target)
+    result = _untouched(images, reached, prediction)
     slots = slots if slots and judge.draws == 1 else default_slots(images, subject.device)
     _collect(Engine(probe, work, judge, slots), open_rows, result, quiet)
     return result
@@ -180,6 +161,43 @@ def audit(
         raise
     write_report(folder)
     return run
+
+
+def _probe(attack: Attack, threat: Threat, model: Model, judge: Judge, seed: int) -> Probe:
+    name = type(attack).__name__.lower()
+    return Probe(
+        name=name,
+        attack=attack,
+        threat=threat,
+        model=model,
+        key=rng.key(seed, name, str(threat)),
+        exact=model is judge.subject and judge.rules_on_what_it_is_given,
+        nearest=is_minimal(attack),
+        sampling=sampling_of(judge, model, seed),
+    )
+
+
+def _work(images: Images, ranking: Tensor, rows: Tensor, goal: int) -> Work:
+    return Work(
+        x=images.x[rows],
+        y=images.y[rows],
+        ids=images.ids[rows],
+        ranking=ranking[rows],
+        goal=torch.full_like(rows, goal),
+        done=torch.zeros_like(rows),
+    )
+
+
+def _untouched(images: Images, reached: Tensor, prediction: Tensor) -> AttackResult:
+    """Return what is known before the first attack: one pass an image, and some broken without any."""
+    return AttackResult(
+        x=images.x.clone(),
+        broken=reached,
+        distance=torch.zeros(len(images), dtype=torch.float64, device=images.x.device),
+        prediction=prediction,
+        forwards=torch.ones_like(prediction),
+        backwards=torch.zeros_like(prediction),
+    )
 
 
 def _collect(engine: Engine, rows: Tensor, result: AttackResult, quiet: bool) -> None:

@@ -93,13 +93,25 @@ def test_a_class_with_less_than_a_tenth_of_an_even_share_is_not_covered() -> Non
 
 def test_the_alarm_is_silent_over_even_classes_and_says_why_it_goes_off() -> None:
     even, one = np.arange(10).repeat(100), np.ones(1000, int)
-    assert alarms(modes(even, 10), 10, 0.5) == ()
-    found = alarms(modes(one, 10), 10, 0.0)
+    real = modes(even, 10)
+    assert alarms(modes(even, 10), real, 0.5) == ()
+    found = alarms(modes(one, 10), real, 0.0)
     assert [each.check for each in found] == ["modes", "entropy", "spread"]
     assert found[0].evidence == "1 of 10 classes are drawn, with at least 10 each; 8 are due"
-    assert [each.check for each in alarms(modes(even, 10), 10, 0.0)] == ["spread"]
-    half = alarms(modes(np.arange(4).repeat(250), 10), 10, 0.5)
+    assert found[1].evidence == "the entropy of the classes is 0.00 nats where 1.73 are due and real images have 2.30"
+    assert [each.check for each in alarms(modes(even, 10), real, 0.0)] == ["spread"]
+    half = alarms(modes(np.arange(4).repeat(250), 10), real, 0.5)
     assert [each.check for each in half] == ["modes", "entropy"]
+
+
+def test_the_alarm_asks_no_more_classes_than_as_many_real_images_have() -> None:
+    # Two classes under a classifier of ten; and fifty samples of a thousand even modes.
+    two = modes(np.arange(2).repeat(500), 10)
+    few = modes(np.random.default_rng(0).integers(0, 1000, 50), 1000)
+    others = modes(np.random.default_rng(1).integers(0, 1000, 50), 1000)
+    assert alarms(two, two, 1.0) == ()
+    assert alarms(few, others, 1.0) == ()
+    assert [each.check for each in alarms(modes(np.zeros(1000, int), 10), two, 1.0)] == ["modes", "entropy"]
 
 
 def test_the_spread_within_classes_is_known() -> None:

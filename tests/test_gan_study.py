@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from faultlight.cli import main
 from faultlight.errors import InputError
@@ -28,14 +30,15 @@ def small_study(out: Path, **settings: Any) -> dict[str, Any]:
     return run_study(recipe(), Subject(Bright(), 2), out=out, **(given | settings))
 
 
-def test_the_cells_differ_from_the_leak_in_one_thing_each() -> None:
+def test_each_cell_differs_from_the_one_before_it_in_one_thing() -> None:
     cells = {name: cell_recipe(recipe(), name, 3).model_dump() for name in CELLS}
-    names = {"name"}
-    differing = {
-        other: {key for key in cells["leak"] if cells["leak"][key] != cells[other][key]} - names
-        for other in ("minimax", "non-saturating")
-    }
-    assert differing == {"minimax": {"leak"}, "non-saturating": {"leak", "loss"}}
+    names = list(CELLS)
+    differing = [
+        {key for key in cells[one] if cells[one][key] != cells[other][key]} - {"name"}
+        for one, other in itertools.pairwise(names)
+    ]
+    assert names == ["leak", "minimax", "non-saturating"]
+    assert differing == [{"leak"}, {"loss"}]
     assert cells["leak"]["leak"]
     assert cells["leak"]["seed"] == 3
 
@@ -61,6 +64,22 @@ def test_a_resumed_study_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.
         small_study(tmp_path)
     with pytest.raises(InputError, match="seeds that differ, not 1, 1"):
         small_study(tmp_path, seeds=(1, 1))
+
+
+def test_what_a_study_cannot_do_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study.run, "train", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(InputError, match="seed should be greater than or equal to 0, not -1"):
+        small_study(tmp_path, seeds=(0, -1))
+    given = {"train": images(), "held_out": images(30, split="test")}
+    with pytest.raises(InputError, match="cannot take images of shape"):
+        run_study(recipe(), Subject(nn.Linear(7, 2), 2), out=tmp_path, **given)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["loss=hinge", "leak=true", "seed=7"])
+def test_what_the_cells_set_themselves_cannot_be_set(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gan", "study", "--classifier", "zoo:mnist-cnn", "--set", key]) == 2
+    assert f"the cells of the study set {key.split('=')[0]} themselves" in capsys.readouterr().err
 
 
 def test_the_page_of_a_study_shows_every_run_and_asks_for_nothing(tmp_path: Path) -> None:

@@ -251,6 +251,16 @@ def test_a_wrong_record_is_refused(trained: Path, change: dict[str, object], wor
     assert words in refused(str(trained))
 
 
+@pytest.mark.parametrize(
+    ("kind", "verb"), [("text", "text view"), ("gan", "gan page"), ("autoencoder", "autoencoder page")]
+)
+def test_a_folder_of_another_kind_is_named_with_the_verb_for_it(
+    trained: Path, kind: str, verb: str
+) -> None:
+    (trained / RECORD).write_text(json.dumps({"schema": 1, "kind": kind, "weights_sha256": "0" * 64}))
+    assert f"{trained} holds no classifier; look into it with `faultlight {verb} {trained}`" in refused(str(trained))
+
+
 def test_a_record_that_is_no_object_is_refused(trained: Path) -> None:
     (trained / RECORD).write_text("[1]")
     assert "is no record of a model" in refused(str(trained))

@@ -255,3 +255,18 @@ def test_runs_on_different_texts_are_not_attacked_together(tmp_path: Path, capsy
         run_of(tmp_path / name, str(tmp_path / f"{name}.txt"), 0.2)
     assert main(["text", "attack", str(tmp_path / "one"), str(tmp_path / "other")]) == 2
     assert "so there is no text that both held out" in capsys.readouterr().err
+
+
+def test_a_run_beside_itself_and_a_folder_that_is_no_text_run_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("abcabdacbd\n" * 100, encoding="utf-8")
+    one = run_of(tmp_path / "one", str(tmp_path / "text.txt"), 0.2)
+    assert main(["text", "attack", str(one), str(one)]) == 2
+    assert "is given twice" in capsys.readouterr().err
+    assert main(["text", "attack", str(one), str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no run of a text model" in capsys.readouterr().err
+    (tmp_path / "text.txt").write_text("abcabdacbd\n" * 101, encoding="utf-8")
+    assert main(["text", "copied", str(one)]) == 2
+    assert "is not the one that" in (said := capsys.readouterr().err)
+    assert "put it back, or train again" in said

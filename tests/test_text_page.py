@@ -19,6 +19,8 @@ from faultlight.errors import InputError
 from faultlight.report.text_page import write_text_page
 from faultlight.text.alphabet import PRINTABLE
 from faultlight.text.look import Look, look, save_look
+from faultlight.text.model import build_model
+from faultlight.text.shape import Shape
 from faultlight.text.unroll import unroll
 from report_reader import read_page
 from text_toys import model
@@ -56,6 +58,13 @@ def test_a_look_holds_what_the_model_computes(looked: Look) -> None:
     assert looked.surprise[7].item() == pytest.approx(-chances[6, numbers[7]].log2().item(), abs=1e-4)
     assert torch.allclose(looked.hidden, unroll(net, numbers).hidden[:, :90])
     assert {name: values.shape for name, values in looked.maps.items()} == {"PCA": (90, 2), "t-SNE": (90, 2)}
+
+
+def test_a_model_of_one_cell_is_looked_into() -> None:
+    net = build_model(PRINTABLE, Shape("lstm", 5, 1, 1), 0).eval()
+    maps = look(net, PRINTABLE.encode(HOSTILE), shown=40).maps
+    assert {name: values.shape for name, values in maps.items()} == {"PCA": (40, 2), "t-SNE": (40, 2)}
+    assert not maps["PCA"][:, 1].any()
 
 
 def test_the_page_carries_the_activations_in_steps_of_a_127th(looked: Look, page: Path) -> None:

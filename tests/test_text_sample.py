@@ -62,7 +62,7 @@ def test_writing_is_a_function_of_the_seed_and_goes_on_from_the_prime() -> None:
 def test_characters_that_the_model_does_not_know_are_skipped_and_said() -> None:
     found = sample(model(), "a2bXX", 3)
     assert (found.read, found.skipped) == ("ab", "2X")
-    assert found.text == sample(model(), "ab", 3).text or found.prime != "ab"
+    assert found.text == sample(model(), "ab", 3).text
 
 
 def test_a_prime_with_nothing_to_read_is_refused() -> None:

@@ -130,6 +130,7 @@ def study(
     from faultlight.train.recipe import parse_settings
 
     overrides = parse_settings(settings or []) | ({"steps": steps} if steps is not None else {})
+    _check_free(overrides)
     base, chosen = load_gan_recipe(recipe, overrides), _seeds(seeds)
 
     from faultlight.gan.study import run_study
@@ -170,6 +171,14 @@ def _seeds(text: str) -> list[int]:
         raise InputError(
             f"--seeds needs whole numbers with commas between them, such as 0,1,2, not {text!r}."
         ) from None
+
+
+def _check_free(overrides: dict[str, Any]) -> None:
+    from faultlight.errors import InputError
+
+    for key in ("loss", "leak", "seed", "name"):
+        if key in overrides:
+            raise InputError(f"the cells of the study set {key} themselves; leave out --set {key}=….")
 
 
 def _measured_text(record: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from faultlight.cli._print import print_json, print_text
-from faultlight.cli._runs import say_if_stopped
+from faultlight.cli._runs import named, say_if_stopped
 
 if TYPE_CHECKING:
     from faultlight.text.look import Look
@@ -193,8 +193,7 @@ def attack(
 
     corpus = held_out_by_all(runs)
     text = corpus.alphabet.decode(corpus.held_out)
-    short = len({run.name for run in runs}) == len(runs)
-    models = {run.name if short else str(run): load_text_model(run) for run in runs}
+    models = {name: load_text_model(run) for name, run in named(runs).items()}
     say_if_stopped(*runs)
     primes = PRIMES if prime is None else prime
     found = misspell(models, text, edits, candidates, passages, length, seed, primes, quiet=json)
@@ -266,7 +265,7 @@ def _cells_as_text(found: Look, source: str) -> str:
         f"{found.read:,} characters of {source}; over {search.tests:,} pairs of cell and feature, chance passes "
         f"|r| = {search.bound:.3f} in one search of twenty"
     )
-    absent = [f"too rare in this text: {', '.join(search.absent)}"] if search.absent else []
+    absent = [f"too rare in this text, or all over it: {', '.join(search.absent)}"] if search.absent else []
     return "\n".join([head, *rows, *absent])
 
 

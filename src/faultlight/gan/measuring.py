@@ -99,8 +99,9 @@ def measure(
         # Real images at most once each: a copy is a neighbour at no distance, and of such nothing is near to anything.
         known, held = (each.sample(min(n, len(each.images)), seed) for each in (reals, others))
         shown = _Shown(drawn, known, held, recipe.stack)
-        record = {"schema": SCHEMA, "n": n, "seed": seed, "classifier": _named(subject), **_measured(subject, shown)}
-        record |= {"target": _target(recipe, record), "memory": _memory(folder, shown, reals)}
+        figures, counts = _measured(subject, shown)
+        record = {"schema": SCHEMA, "n": n, "seed": seed, "classifier": _named(subject), **figures}
+        record |= {"target": _target(recipe, record), "memory": _memory(folder, shown, reals, counts)}
         _interpolation(folder, latent_points(2 * _WAYS, recipe.latent, seed), generator)
         files.write_bytes(folder / "samples.png", png(grid(as_bytes(drawn[: _SHOWN**2]), _SHOWN)))
         files.write_json(folder / RECORD, record)
@@ -127,21 +128,23 @@ class _Shown:
     stack: int
 
 
-def _measured(subject: Subject, shown: _Shown) -> dict[str, Any]:
+def _measured(subject: Subject, shown: _Shown) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the figures, and how many drawn and held-out images fall into each class."""
     drawn, known, held_out = (see(subject, x, shown.stack) for x in (shown.drawn, shown.known, shown.held_out))
     classes = subject.classes**shown.stack
     spread, real = modes(drawn.prediction, classes), modes(held_out.prediction, classes)
     wide, usual = _wide(shown.drawn, drawn), _wide(shown.held_out, held_out)
     # A Fréchet distance falls with the number of images it rests on: of different numbers it would compare the numbers.
     fewer = min(len(shown.drawn), len(shown.held_out))
-    found = alarms(spread, real.covered, wide / max(usual, 1e-9))
+    found = alarms(spread, real, wide / max(usual, 1e-9))
+    counts = {"class_counts": spread.counts, "held_out_class_counts": real.counts}
     return {
         "classes": classes,
         "drawn": _figures(known, drawn, spread, wide, fewer),
         "held_out": _figures(known, held_out, real, usual, fewer),
         "alarm": bool(found),
         "findings": [asdict(each) for each in found],
-    }
+    }, {name: torch.from_numpy(each) for name, each in counts.items()}
 
 
 def _figures(known: Seen, seen: Seen, found: Modes, spread: float, count: int) -> dict[str, Any]:
@@ -174,14 +177,19 @@ def _see(subject: Subject, x: Tensor) -> Seen:
     return Seen(prediction.numpy(), confidence.numpy(), features(subject, images, feature_layer(subject, x, None)))
 
 
-def _memory(folder: Path, shown: _Shown, reals: Reals) -> dict[str, Any]:
-    """Find the nearest training images, and draw the pairs; stacks are looked at layer by layer."""
+def _memory(folder: Path, shown: _Shown, reals: Reals, counts: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Find the nearest training images, draw the pairs, and write the arrays; stacks are looked at layer by layer."""
     layers = shown.stack
     drawn, others = (_layers(x[:_BATCH], layers) for x in (shown.drawn, shown.held_out))
     near, usual = nearest(drawn, reals.images.x), nearest(others, reals.images.x)
     pairs = torch.stack([drawn[:_SHOWN], reals.images.x[near.row[:_SHOWN]]]).flatten(0, 1)
     files.write_bytes(folder / "nearest.png", png(grid(as_bytes(pairs), _SHOWN)))
-    arrays = {"nearest_rows": near.row, "nearest_distances": near.distance, "held_out_distances": usual.distance}
+    arrays = {
+        **counts,
+        "nearest_rows": near.row,
+        "nearest_distances": near.distance,
+        "held_out_distances": usual.distance,
+    }
     files.write_bytes(folder / ARRAYS, safetensors.save({name: each.contiguous() for name, each in arrays.items()}))
     middle, real = float(near.distance.median()), float(usual.distance.median())
     return {"n": len(drawn), "median_distance": middle, "held_out_median_distance": real}

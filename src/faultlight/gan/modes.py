@@ -12,8 +12,8 @@ from numpy import ndarray
 
 # A class counts as drawn where it gets a tenth of an even share; 1 % of the samples for ten classes.
 COVERED_SHARE = 0.1
-# Below these the alarm goes off: of the classes that real images cover, of the largest entropy, and of the spread that
-# real images have within a class. Recall is no ground for it: noise in the pixels alone brings it to nothing.
+# Below these the alarm goes off: of the classes that as many real images cover, of their entropy, and of the spread
+# that they have within a class. Recall is no ground for it: noise in the pixels alone brings it to nothing.
 LEAST_MODES, LEAST_ENTROPY, LEAST_SPREAD = 0.8, 0.75, 0.25
 
 
@@ -102,21 +102,21 @@ def within_class_spread(x: Float32[ndarray, "n ..."], prediction: Int[ndarray, "
     return float(np.sqrt((apart**2).sum() / max(len(x) - len(count), 1)))
 
 
-def alarms(found: Modes, reachable: int, spread: float) -> tuple[Finding, ...]:
+def alarms(found: Modes, real: Modes, spread: float) -> tuple[Finding, ...]:
     """Return every sign that a generator has collapsed, none where there is no such sign.
 
     Args:
         found: how its samples fall into classes.
-        reachable: classes that as many real images cover; for a thousand it may be fewer than there are.
+        real: how as many real images fall into them; for a thousand it may be fewer than there are, and less evenly.
         spread: of the samples within their classes, as a share of that of real images.
     """
-    due_modes, due_entropy = LEAST_MODES * reachable, LEAST_ENTROPY * found.most_entropy
+    due_modes, due_entropy = LEAST_MODES * real.covered, LEAST_ENTROPY * real.entropy
     said: Sequence[Finding] = (
         Finding(
             "modes",
             float(found.covered),
             due_modes,
-            f"{found.covered} of {reachable} classes are drawn, with at least {found.least} each; "
+            f"{found.covered} of {real.covered} classes are drawn, with at least {found.least} each; "
             f"{due_modes:g} are due",
         ),
         Finding(
@@ -124,7 +124,7 @@ def alarms(found: Modes, reachable: int, spread: float) -> tuple[Finding, ...]:
             found.entropy,
             due_entropy,
             f"the entropy of the classes is {found.entropy:.2f} nats where {due_entropy:.2f} are due and "
-            f"{found.most_entropy:.2f} would be even",
+            f"real images have {real.entropy:.2f}",
         ),
         Finding(
             "spread",

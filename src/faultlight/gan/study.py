@@ -8,8 +8,10 @@ from typing import Any
 
 from faultlight import files
 from faultlight.data.images import Images
+from faultlight.data.load import load_data
 from faultlight.errors import InputError
 from faultlight.gan import measuring, run
+from faultlight.gan.reals import place_reals
 from faultlight.gan.recipe import GanRecipe
 from faultlight.models.subject import Subject
 from faultlight.train.steps_recipe import parse
@@ -17,7 +19,7 @@ from faultlight.train.steps_recipe import parse
 RECORD = "study.json"
 SCHEMA = 1
 # An old report saw a generator that drew nothing but ones and blamed the minimax loss. Its code let the gradient of the
-# discriminator's step stay in the generator. The first cell repeats that, the others differ from it in one thing each.
+# discriminator's step stay in the generator. The first repeats that; each differs from the one before in one thing.
 CELLS: Mapping[str, Mapping[str, Any]] = {
     "leak": {"loss": "minimax", "leak": True},
     "minimax": {"loss": "minimax", "leak": False},
@@ -59,20 +61,22 @@ def run_study(
         The record; "holds" says whether the alarm went off on every run of the cell with the leak, and on no other.
 
     Raises:
-        InputError: a seed is named twice, or what `run.train` and `measure` raise.
+        InputError: a seed is named twice or below 0, the classifier does not take the images, or what `run.train` and
+            `measure` raise.
     """
     out = Path(out)
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"the study needs seeds that differ, not {', '.join(map(str, seeds)) or 'none'}.")
+    recipes = {(cell, seed): cell_recipe(base, cell, seed) for cell in CELLS for seed in seeds}
+    train, held_out = train or load_data(base.data, "train+validation"), held_out or load_data(base.data, "test")
+    # Asked before hours of training: what the classifier cannot take ends the study here.
+    measuring.see(subject, place_reals(held_out, base.stack, 2, "cpu").sample(2, _SAMPLES_SEED), base.stack)
     rows = []
-    for cell in CELLS:
-        for seed in seeds:
-            folder = out / f"{cell}-{seed}"
-            run.train(
-                cell_recipe(base, cell, seed), out=folder, images=train, resume=resume, device=device, quiet=quiet
-            )
-            measured = _measured(folder, subject, n, train, held_out)
-            rows.append({"cell": cell, "seed": seed, "folder": folder.name} | _taken(measured))
+    for (cell, seed), recipe in recipes.items():
+        folder = out / f"{cell}-{seed}"
+        run.train(recipe, out=folder, images=train, resume=resume, device=device, quiet=quiet)
+        measured = _measured(folder, subject, n, train, held_out)
+        rows.append({"cell": cell, "seed": seed, "folder": folder.name} | _taken(measured))
     record = {
         "schema": SCHEMA,
         "kind": "gan-study",

@@ -17,6 +17,8 @@ from faultlight.models.weights import load_weights
 SCHEMA = 1
 RECORD = "model.json"
 WEIGHTS = "model.safetensors"
+# What looks into folders whose record is of another kind.
+_OTHERS = {"autoencoder": "autoencoder page", "gan": "gan page", "text": "text view"}
 
 
 def save_model(folder: Path, name: str, family: zoo.Family, module: nn.Module) -> None:
@@ -73,6 +75,9 @@ def _record(folder: Path) -> dict[str, Any]:
     schema = record.pop("schema", None) if isinstance(record, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise InputError(f"{path} has schema {schema}, and this version reads up to {SCHEMA}; use a newer Faultlight.")
+    if isinstance(record, dict) and record.get("kind") in _OTHERS:
+        verb = _OTHERS[record["kind"]]
+        raise InputError(f"{folder} holds no classifier; look into it with `faultlight {verb} {folder}`.")
     if schema != SCHEMA or not isinstance(record.get("zoo"), str) or not isinstance(record.get("weights_sha256"), str):
         raise InputError(f"{path} is no record of a model: it needs schema, zoo and weights_sha256; train again.")
     found: dict[str, Any] = record

@@ -77,7 +77,7 @@ def attack(
     room = (clean.shape[1] - 1) // 2
     if spec.edits > room:
         raise InputError(
-            f"{spec.edits} edits are too many for passages of {clean.shape[1]} characters; take {room} at most."
+            f"{spec.edits} edits are too many for passages of {clean.shape[1] - 1} characters; take {room} at most."
         )
     rows = Passages(clean[:, :-1], clean[:, 1:], torch.ones_like(clean[:, 1:], dtype=torch.bool))
     losses = [passage_losses(model, rows)]

@@ -47,7 +47,7 @@ class CellSearch:
         bound: the |correlation| that chance passes anywhere, over all cells and features, in one search of twenty.
         tests: how many pairs of cell and feature were looked at.
         shifts: how many shifted copies of the features the bound was taken from.
-        absent: features that the text shows too rarely to say anything.
+        absent: features that the text shows too rarely, or all the time, to say anything.
         characters: of each half.
     """
 

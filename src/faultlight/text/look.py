@@ -96,6 +96,8 @@ def state_maps(states: Float[Tensor, "p hidden"], seed: int) -> dict[str, NDArra
 
     values = states.numpy().astype(np.float64)
     components = PCA(min(50, *values.shape), random_state=seed % 2**32, svd_solver="full").fit_transform(values)
+    if components.shape[1] == 1:  # a single cell, which lies on a line
+        components = np.pad(components, ((0, 0), (0, 1)))
     perplexity = min(30.0, (len(values) - 1) / 3)
     spread = TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32).fit_transform(components)
     return {"PCA": components[:, :2].astype(np.float32), "t-SNE": np.asarray(spread, dtype=np.float32)}

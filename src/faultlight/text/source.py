@@ -17,19 +17,23 @@ from faultlight.text.recipe import parse_text_recipe
 from faultlight.train.folder import ASKED, read_asked
 
 
-def corpus_of(run: Path) -> Corpus:
+def corpus_of(run: Path, otherwise: str = "put it back, or train again") -> Corpus:
     """Return the divided text that a run was trained on.
+
+    Args:
+        run: the folder of a text model's run.
+        otherwise: what to do where its text has changed.
 
     Raises:
         InputError: the folder does not say, or the text is not the same any more.
     """
     asked = read_asked(run)
     if asked is None or asked.get("recipe", {}).get("kind") != "text":
-        raise InputError(f"{run / ASKED} does not say what text the model learnt from; name one with --text.")
+        raise InputError(f"{run} holds no run of a text model; give a folder that `faultlight text train` wrote.")
     recipe = parse_text_recipe(asked["recipe"], str(run / ASKED))
     found = load_corpus(recipe.data, recipe.alphabet, recipe.held_out)
     if found.fingerprint != asked["data"]["text"]:
-        raise InputError(f"the text {recipe.data!r} is not the one that {run} was trained on; name one with --text.")
+        raise InputError(f"the text {recipe.data!r} is not the one that {run} was trained on; {otherwise}.")
     return found
 
 
@@ -64,7 +68,7 @@ def text_for(run: Path, model: CharModel, name: str | None) -> tuple[Int64[Tenso
         InputError: there is no such text, or the model knows none of its characters.
     """
     if name is None:
-        corpus = corpus_of(run)
+        corpus = corpus_of(run, "name one with --text")
         return corpus.held_out, f"the held-out part of {corpus.name}"
     content = load_text(name).content
     known = model.alphabet.known(content)

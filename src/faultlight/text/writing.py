@@ -54,7 +54,7 @@ def sample(
     """
     _check(length, temperature, top_k)
     read = readable(model, prime)
-    draws = rng.uniform(rng.key(seed, "sample", prime), torch.zeros(1).long(), torch.zeros(1).long(), (length,))[0]
+    draws = rng.uniform(rng.key(seed, "sample", read), torch.zeros(1).long(), torch.zeros(1).long(), (length,))[0]
     device = next(model.parameters()).device
     written: list[int] = []
     with torch.no_grad():

@@ -56,6 +56,7 @@ def record() -> dict[str, Any]:
         "principal_mse": 0.02,
         "learnt": 1000,
         "skips": False,
+        "residual": False,
         "ends": [{"name": "conv1", "reads": True, "kernels": kernels}],
         "code": [
             {"index": 0, "mse": 0.02, "active": 0.5, "mean": 1.0},
@@ -89,11 +90,57 @@ def test_every_sentence_says_what_the_record_holds() -> None:
 
 
 def test_other_numbers_make_other_sentences() -> None:
-    other = record() | {"principal_mse": 0.005, "skips": False}
+    other = record() | {"principal_mse": 0.005}
     assert "2.00 times that, more than the best linear code" in " ".join(sentences(other)["error"])
-    assert "Maps of the encoder reach the decoder" in " ".join(sentences(other | {"skips": True})["error"])
     whole = [band | {"ratio": 0.1} for band in other["frequencies"]]
     assert "half of it" not in " ".join(sentences(other | {"frequencies": whole})["frequencies"])
+
+
+@pytest.mark.parametrize(
+    ("ways", "words"),
+    [
+        ({"skips": True}, "Maps of the encoder reach the decoder beside the code, so the code is not all"),
+        ({"residual": True}, "The image itself bypasses the code, for the network predicts the noise"),
+        ({"skips": True, "residual": True}, "beside the code, and the image itself bypasses the code"),
+    ],
+)
+def test_what_bypasses_the_code_is_named(tmp_path: Path, ways: dict[str, bool], words: str) -> None:
+    trained(tmp_path / "run", network={"depth": 1, "width": 2, **ways}, steps=1)
+    found = write_page(tmp_path / "run", stripes(4), stripes(8, seed=1), tmp_path / "page")
+    said = " ".join(found["sentences"])
+    assert words in said
+    assert ("Maps of the encoder" in said) == ways.get("skips", False)
+    assert found["principal_mse"] is None
+
+
+def test_no_share_is_named_where_there_is_nothing_to_divide_by() -> None:
+    nothing = {"n": 1, "mse": 0.0, "psnr": None, "variance": 0.0, "principal_mse": 0.0}
+    classes = [{"name": "ship", "mse": 0.02}, {"name": "deer", "mse": 0.0}]
+    said = sentences(record() | nothing | {"classes": classes})
+    assert said["error"][0] == "On 1 test image the mean squared error is 0.00000."
+    assert said["error"][2] == "As many principal components of 1,000 training images leave 0.00000."
+    assert said["code"][0].startswith("Without channel 0 of the code the error is 0.02000; without channel 1,")
+    assert said["code"][0].endswith("which is missed least, 0.01000.")
+    assert said["classes"] == ["Nearest to the image comes deer (0.00000), farthest ship (0.02000)."]
+
+
+def test_of_images_that_are_all_alike_the_variance_is_nought(tmp_path: Path) -> None:
+    trained(tmp_path / "run", steps=1)
+    alike = stripes(8).take(torch.zeros(7, dtype=torch.int64))
+    found = write_page(tmp_path / "run", alike, stripes(8, seed=1), tmp_path / "page")
+    assert found["variance"] == 0
+    assert "variance" not in " ".join(found["sentences"])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(4.6, "has 460 % of"), (4600, "460,000 %"), (0.012, "1.2 %"), (0.0, "0 %"), (1e-7, "less than 0.0001 %")],
+)
+def test_shares_of_any_size_are_plain_numbers(ratio: float, words: str) -> None:
+    bands = [band | {"ratio": ratio} for band in record()["frequencies"]]
+    said = sentences(record() | {"frequencies": bands})["frequencies"][0]
+    assert words in said
+    assert "e+" not in said
 
 
 @pytest.mark.parametrize("family", ["convolutional", "encoder-decoder"])
@@ -219,6 +266,8 @@ def test_the_verbs_do_it_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
     assert main(["autoencoder", "page", str(run), "--n", "40", "--sample", "3"]) == 0
     assert "mean squared error" in capsys.readouterr().out
     assert (run / "page" / "page.html").is_file()
+    assert main(["autoencoder", "page", str(run), "--n", "1"]) == 2
+    assert "greater than or equal to 2" in capsys.readouterr().err
     net = classifier(tmp_path / "net", (1, 8, 8))
     assert main(["autoencoder", "defend", str(run), "--classifier", str(net), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"].endswith("model.py:denoised")

@@ -76,18 +76,20 @@ def _measured(net: Net, images: Images, restored: torch.Tensor, learnt: Images) 
     mse = float(errors(restored, x).mean())
     code = analysis.code_of(net, x[:1])
     numbers = code[0].numel()
-    skips = net.blueprint.family == "encoder-decoder" and (net.blueprint.skips or net.blueprint.residual)
+    deep = net.blueprint.family == "encoder-decoder"
+    skips, residual = deep and net.blueprint.skips, deep and net.blueprint.residual
     return {
         "n": len(images),
         "learnt": len(learnt),
         "parameters": parameters_of(net),
         "mse": mse,
         "psnr": decibels(mse),
-        "variance": max(float(errors(x, x.mean(0, keepdim=True).expand_as(x)).mean()), 1e-12),
+        "variance": _variance(x),
         "code_numbers": numbers,
         "pixels": x[0].numel(),
         "skips": skips,
-        "principal_mse": None if skips else analysis.principal_error(learnt.x, x, numbers),
+        "residual": residual,
+        "principal_mse": None if skips or residual else analysis.principal_error(learnt.x, x, numbers),
         "ends": [
             {
                 "name": name,
@@ -100,6 +102,11 @@ def _measured(net: Net, images: Images, restored: torch.Tensor, learnt: Images) 
         "classes": analysis.by_class(images, restored),
         "frequencies": analysis.by_frequency(x, restored),
     }
+
+
+def _variance(x: torch.Tensor) -> float:
+    """Return the mean squared distance of images from their mean, which in float64 is 0 where all are alike."""
+    return float((x.double() - x.double().mean(0)).square().mean())
 
 
 def _pictures(net: Net, images: Images, facts: dict[str, Any], seed: int) -> ViewResult:
@@ -135,8 +142,8 @@ def _render(record: dict[str, Any], said: dict[str, list[str]], figures: dict[st
             maps=maps,
             parts=analysis.PARTS,
             most={
-                "code": max(each["mse"] for each in record["code"]),
-                "classes": max(each["mse"] for each in record["classes"]),
+                "code": max(each["mse"] for each in record["code"]) or 1.0,
+                "classes": max(each["mse"] for each in record["classes"]) or 1.0,
             },
             style=Markup(assets.style()),
             own_script=Markup(own),

@@ -25,26 +25,41 @@ def sentences(record: Record) -> dict[str, list[str]]:
 
 def _error(record: Record) -> str:
     psnr = f", a PSNR of {record['psnr']:.2f} dB" if record["psnr"] is not None else ""
-    return (
-        f"On {record['n']:,} test images the mean squared error is {record['mse']:.5f}{psnr}: "
-        f"{100 * record['mse'] / record['variance']:.1f} % of the images' variance about their mean image."
-    )
+    images = "test image" + "s" * (record["n"] != 1)
+    share = ""
+    # Of images that are all alike the error is no share of anything.
+    if record["variance"] > 0:
+        share = f": {100 * record['mse'] / record['variance']:.1f} % of the images' variance about their mean image"
+    return f"On {record['n']:,} {images} the mean squared error is {record['mse']:.5f}{psnr}{share}."
 
 
 def _baselines(record: Record) -> list[str]:
-    numbers, pixels, linear = record["code_numbers"], record["pixels"], record["principal_mse"]
-    found = [f"The code holds {numbers:,} numbers for the {pixels:,} of an image ({100 * numbers / pixels:.1f} %)."]
+    numbers, pixels = record["code_numbers"], record["pixels"]
+    found = f"The code holds {numbers:,} numbers for the {pixels:,} of an image ({100 * numbers / pixels:.1f} %)."
+    return [found, *(_bypassed(record) or _linear(record))]
+
+
+def _bypassed(record: Record) -> list[str]:
+    """Return what reaches the network's output beside the code."""
+    ways = []
     if record["skips"]:
-        return [*found, "Maps of the encoder reach the decoder beside the code, so the code is not all that it has."]
+        ways.append("maps of the encoder reach the decoder beside the code")
+    if record["residual"]:
+        ways.append("the image itself bypasses the code, for the network predicts the noise and takes it away")
+    said = ", and ".join(ways)
+    return [f"{said[0].upper()}{said[1:]}, so the code is not all that it has."] if ways else []
+
+
+def _linear(record: Record) -> list[str]:
+    linear = record["principal_mse"]
     if linear is None:
-        return found
+        return []
+    left = f"As many principal components of {record['learnt']:,} training images leave {linear:.5f}"
+    if linear == 0:
+        return [f"{left}."]
     ratio = record["mse"] / linear
     relation = "less than" if ratio < 1 else "more than"
-    return [
-        *found,
-        f"As many principal components of {record['learnt']:,} training images leave {linear:.5f}; "
-        f"the network's error is {ratio:.2f} times that, {relation} the best linear code.",
-    ]
+    return [f"{left}; the network's error is {ratio:.2f} times that, {relation} the best linear code."]
 
 
 def _kernels(layer: Record) -> list[str]:
@@ -78,10 +93,11 @@ def _signed(number: float) -> str:
 def _code(record: Record) -> list[str]:
     channels = sorted(record["code"], key=lambda channel: -float(channel["mse"]))
     first, last, whole = channels[0], channels[-1], record["mse"]
+    most = f", {first['mse'] / whole:.1f} times that of the whole" if whole else ""
+    least = f", {last['mse'] / whole:.2f} times" if whole else ""
     found = [
-        f"Without channel {first['index']} of the code the error is {first['mse']:.5f}, "
-        f"{first['mse'] / whole:.1f} times that of the whole; without channel {last['index']}, which is missed least, "
-        f"{last['mse']:.5f}, {last['mse'] / whole:.2f} times."
+        f"Without channel {first['index']} of the code the error is {first['mse']:.5f}{most}; "
+        f"without channel {last['index']}, which is missed least, {last['mse']:.5f}{least}."
     ]
     dead = [str(channel["index"]) for channel in record["code"] if channel["active"] == 0]
     if dead:
@@ -95,9 +111,10 @@ def _classes(record: Record) -> list[str]:
     best, worst = classes[0], classes[-1]
     if len(classes) < 2:
         return []
+    ratio = f", {worst['mse'] / best['mse']:.1f} times as far" if best["mse"] else ""
     return [
         f"Nearest to the image comes {best['name']} ({best['mse']:.5f}), farthest {worst['name']} "
-        f"({worst['mse']:.5f}), {worst['mse'] / best['mse']:.1f} times as far."
+        f"({worst['mse']:.5f}){ratio}."
     ]
 
 
@@ -105,8 +122,8 @@ def _frequencies(record: Record) -> list[str]:
     bands = record["frequencies"]
     lowest = bands[0]
     found = [
-        f"Below {lowest['up_to']:.3f} cycles a pixel the error has {100 * lowest['ratio']:.2g} % of the images' power, "
-        f"in the highest band {100 * bands[-1]['ratio']:.0f} %."
+        f"Below {lowest['up_to']:.3f} cycles a pixel the error has {_percent(lowest['ratio'])} of the images' power, "
+        f"in the highest band {_percent(bands[-1]['ratio'])}."
     ]
     gone = next((place for place, band in enumerate(bands) if band["ratio"] > _LOST), None)
     if gone:
@@ -121,3 +138,11 @@ def _frequencies(record: Record) -> list[str]:
         f"The band up to {heaviest['up_to']:.3f} holds {100 * share:.0f} % of the whole error, the most of all."
     )
     return found
+
+
+def _percent(share: float) -> str:
+    """Return a share in per cent: two digits of it below 10 %, whole numbers from there on."""
+    value = 100 * share
+    if 0 < value < 1e-4:
+        return "less than 0.0001 %"
+    return f"{value:,.0f} %" if value >= 10 else f"{value:.2g} %"

@@ -111,7 +111,7 @@ def compare(
 def page(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=_RUN)],
     data: Annotated[str | None, typer.Option(help="Images, in place of the recipe's.")] = None,
-    n: Annotated[int, typer.Option(min=1, help="How many test images are measured on.")] = MEASURED,
+    n: Annotated[int, typer.Option(min=2, help="How many test images are measured on.")] = MEASURED,
     sample: Annotated[str, typer.Option(help="The class whose first test image is followed.")] = "",
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Where page, arrays and pictures go.  [default: RUN/page]")] = None,

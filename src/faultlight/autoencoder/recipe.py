@@ -109,6 +109,12 @@ class AutoencoderRecipe(_Table):
             raise ValueError("loss = 'bce' needs a network that ends in a sigmoid; set network.residual = false")
         if needs_classifier(self.tamperings()) and not self.classifier:
             raise ValueError("adversarial noise needs a classifier to aim at; set classifier to a trained run's folder")
+        if self.classifier and not needs_classifier(self.tamperings()):
+            found = ", ".join(each.kind for each in self.tamper) or "none"
+            raise ValueError(
+                f"a classifier is for adversarial noise alone, and the noise is {found}; leave out classifier "
+                f"{self.classifier!r}, or add adversarial noise"
+            )
         return self
 
     def tamperings(self) -> list[Tampering]:

@@ -14,7 +14,7 @@ from torch import nn
 
 import faultlight as fl
 from autoencoder_toys import SHAPE, recipe, splits, stripes, trained
-from faultlight.autoencoder.comparison import as_text, compare_networks, file_names, usual_noises
+from faultlight.autoencoder.comparison import as_text, asked_noises, compare_networks, file_names, usual_noises
 from faultlight.autoencoder.defence import Denoised, load_denoised, save_denoised
 from faultlight.autoencoder.page import write_page
 from faultlight.autoencoder.sentences import sentences
@@ -210,6 +210,56 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"before-after-a-x.png", "before-after-b-x.png"}
     assert main(["autoencoder", "compare", "a/x", "./a/x"]) == 2
     assert "the run a/x is given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["gaussian:0-0.6"], r"measured at one strength, and 'gaussian:0-0.6' is a range; give each strength by"),
+        (["gaussian:0.5", "occlusion:0.2", "gaussian:0.50"], "the noise gaussian 0.5 is given twice"),
+    ],
+)
+def test_noises_to_measure_are_of_one_strength_and_each_is_given_once(texts: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        asked_noises(texts)
+    assert asked_noises(["gaussian:0.5", "gaussian:0.6"]) == [("gaussian", 0.5), ("gaussian", 0.6)]
+
+
+def test_usual_noises_of_ranges_that_meet_are_each_measured_once(tmp_path: Path) -> None:
+    ranges = [{"kind": "gaussian", "low": 0.0, "high": 0.25}, {"kind": "gaussian", "low": 0.25, "high": 0.5}]
+    trained(tmp_path / "run", steps=1, tamper=ranges)
+    assert usual_noises(tmp_path / "run", aimed=False) == [("gaussian", part) for part in (0.125, 0.25, 0.5)]
+
+
+def test_a_classifier_that_is_none_is_told_by_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, study = tmp_path / "run", tmp_path / "study"
+    trained(run, data="digits", steps=1)
+    # A study of generators has no model.json of its own.
+    study.mkdir()
+    (study / "study.json").write_text("{}")
+    train = [
+        "train",
+        "mnist-denoiser-1",
+        "--data",
+        "digits",
+        "--noise",
+        "adversarial:0.1",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    for folder, verb in ((run, "autoencoder page"), (study, "gan page")):
+        for words in (train, ["compare", str(run), "--n", "4"], ["defend", str(run)]):
+            assert main(["autoencoder", *words, "--classifier", str(folder)]) == 2
+            told = f"{folder} holds no classifier; look into it with `faultlight {verb} {folder}`."
+            assert told in capsys.readouterr().err
+
+
+def test_adversarial_noise_without_a_classifier_names_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path / "run", data="digits", steps=1)
+    assert main(["autoencoder", "compare", str(tmp_path / "run"), "--noise", "adversarial:0.1", "--n", "4"]) == 2
+    assert "none was given; name one by --classifier." in capsys.readouterr().err
 
 
 def test_no_two_networks_share_a_file() -> None:

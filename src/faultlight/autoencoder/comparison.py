@@ -13,8 +13,9 @@ from faultlight.autoencoder.look import before_after, stacked
 from faultlight.autoencoder.measure import Comparison, compare, restore
 from faultlight.autoencoder.nets import Net
 from faultlight.autoencoder.saved import facts_of
-from faultlight.autoencoder.tampering import tamper
+from faultlight.autoencoder.tampering import parse_tampering, tamper
 from faultlight.data.images import Images
+from faultlight.errors import InputError
 from faultlight.evaluation.verdict import Share
 from faultlight.models.subject import Subject
 from faultlight.threat import parse_threat, usual_threat
@@ -106,7 +107,28 @@ def usual_noises(run: Path, aimed: bool) -> list[tuple[str, float]]:
     if aimed and "adversarial" not in dict(learnt):
         learnt.append(("adversarial", parse_threat(usual_threat(facts["data"])).epsilon))
     kept = [(kind, high) for kind, high in learnt if aimed or kind != "adversarial"]
-    return [(kind, part * high) for kind, high in kept for part in (0.5, 1.0)]
+    return list(dict.fromkeys((kind, part * high) for kind, high in kept for part in (0.5, 1.0)))
+
+
+def asked_noises(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the noises that texts such as "gaussian:0.5" name, each of one strength.
+
+    Raises:
+        InputError: no such noise, a range of strengths, or the same noise of the same strength twice.
+    """
+    found: list[tuple[str, float]] = []
+    for text in texts:
+        noise = parse_tampering(text)
+        strength = (noise.kind, noise.high)
+        if noise.low < noise.high:
+            raise InputError(
+                f"a noise is measured at one strength, and {text!r} is a range; give each strength by a --noise of "
+                f"its own."
+            )
+        if strength in found:
+            raise InputError(f"the noise {noise} is given twice, which would measure the same again; give it once.")
+        found.append(strength)
+    return found
 
 
 def as_text(compared: Compared) -> str:

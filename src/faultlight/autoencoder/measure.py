@@ -102,7 +102,7 @@ def compare(
     """
     asked = [Tampering(kind, strength, strength) for kind, strength in noises]
     if needs_classifier(asked) and classifier is None:
-        raise InputError("adversarial noise is aimed at a classifier, and none was given; name one.")
+        raise InputError("adversarial noise is aimed at a classifier, and none was given; name one by --classifier.")
     with Progress("compare", len(asked) + 1, quiet) as progress:
         rows = [_row(net, images, images, CLEAN, 0.0, classifier)]
         progress.update(1)

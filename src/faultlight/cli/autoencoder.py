@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from faultlight.cli._pages import check_classifier
 from faultlight.cli._print import print_json, print_text
 from faultlight.cli._runs import named, say_if_stopped
 
@@ -60,6 +61,8 @@ def train(
     flags["tamper"] = [as_record(parse_tampering(each)) for each in noise] if noise else None
     overrides = parse_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}
     chosen = load_autoencoder_recipe(recipe, overrides)
+    if chosen.classifier:
+        check_classifier(Path(chosen.classifier))
 
     from faultlight.autoencoder import run
 
@@ -89,14 +92,13 @@ def compare(
     json: _Json = False,
 ) -> None:
     """Measure what is restored, noise by noise: error, PSNR, and a classifier's accuracy with and without."""
-    from faultlight.autoencoder.comparison import as_text, compare_networks, usual_noises
+    from faultlight.autoencoder.comparison import as_text, asked_noises, compare_networks, usual_noises
     from faultlight.autoencoder.saved import facts_of, load_autoencoder
-    from faultlight.autoencoder.tampering import parse_tampering
 
+    asked = asked_noises(noise or [])
     nets = {name: load_autoencoder(run) for name, run in named(runs).items()}
     say_if_stopped(*runs)
-    asked = [parse_tampering(each) for each in noise or []]
-    noises = [(each.kind, each.high) for each in asked] or usual_noises(runs[0], classifier is not None)
+    noises = asked or usual_noises(runs[0], classifier is not None)
     images = _images(data or facts_of(runs[0])["data"], n)
     subject = _classifier(classifier, weights, images) if classifier else None
     compared = compare_networks(nets, images, noises, subject, seed=seed, quiet=json)
@@ -151,6 +153,7 @@ def defend(
     """Put a denoiser before a classifier, in a folder that `faultlight audit` attacks through both."""
     from faultlight.autoencoder.defence import FACTORY, save_denoised
 
+    check_classifier(Path(classifier))
     place = save_denoised(out or run / "defence", run, classifier, weights)
     say_if_stopped(run)
     if json:
@@ -175,6 +178,7 @@ def _classifier(spec: str, weights: Path | None, images: Images) -> Subject:
     from faultlight.models.inspect import check_subject
     from faultlight.models.load import load_model
 
+    check_classifier(Path(spec))
     subject = load_model(spec, weights=weights, classes=len(images.classes), shape=images.shape)
     check_subject(subject, images)
     return subject

@@ -43,7 +43,9 @@ class Adversarial:
     def __call__(self, given: Given) -> Pixels:
         """Return the attacked pixels."""
         if given.classifier is None:
-            raise InputError("adversarial noise is aimed at a classifier, and none was given; name one.")
+            raise InputError(
+                "adversarial noise is aimed at a classifier, and none was given; name one by --classifier."
+            )
         found = given.x.clone()
         for radius in sorted(set(given.strength.tolist())):
             if radius > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,6 +127,8 @@ def test_strengths_of_an_attack_are_four_levels() -> None:
     found = tamper_batch(images.x, images.y, images.ids, [Tampering("adversarial", 0.1, 0.4)], 1, net)
     distances = (found - images.x).abs().amax((1, 2, 3))
     assert {round(value, 4) for value in distances.tolist()} == {0.1, 0.2, 0.3, 0.4}
+    page = Path(__file__).parent.parent / "docs" / "autoencoders.md"
+    assert "noise is one of four levels" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -254,9 +254,7 @@ def test_a_wrong_record_is_refused(trained: Path, change: dict[str, object], wor
 @pytest.mark.parametrize(
     ("kind", "verb"), [("text", "text view"), ("gan", "gan page"), ("autoencoder", "autoencoder page")]
 )
-def test_a_folder_of_another_kind_is_named_with_the_verb_for_it(
-    trained: Path, kind: str, verb: str
-) -> None:
+def test_a_folder_of_another_kind_is_named_with_the_verb_for_it(trained: Path, kind: str, verb: str) -> None:
     (trained / RECORD).write_text(json.dumps({"schema": 1, "kind": kind, "weights_sha256": "0" * 64}))
     assert f"{trained} holds no classifier; look into it with `faultlight {verb} {trained}`" in refused(str(trained))
 

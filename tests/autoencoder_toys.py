@@ -10,6 +10,8 @@ import torch
 from faultlight.autoencoder.recipe import AutoencoderRecipe, parse_autoencoder_recipe
 from faultlight.autoencoder.run import AutoencoderResult, train
 from faultlight.data.images import Images
+from faultlight.models import zoo
+from faultlight.models.saved import save_model
 from faultlight.train.memory import Splits
 
 SHAPE = (1, 8, 8)
@@ -52,3 +54,11 @@ def recipe(**changes: Any) -> AutoencoderRecipe:
 def trained(folder: Path, shape: tuple[int, int, int] = SHAPE, **changes: Any) -> AutoencoderResult:
     """A run of a few steps."""
     return train(recipe(**changes), out=folder, splits=splits(shape=shape), quiet=True)
+
+
+def classifier(folder: Path, shape: tuple[int, int, int] = SHAPE) -> Path:
+    """A folder with an untrained classifier of stripes."""
+    folder.mkdir()
+    family = zoo.family("mlp", classes=2, shape=shape)
+    save_model(folder, "mlp", family, zoo.build_family(family))
+    return folder

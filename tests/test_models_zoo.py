@@ -66,6 +66,7 @@ def test_preactresnet18_has_the_published_number_of_parameters() -> None:
         ("strided-cnn", [272, 8_224, 156_900, 1_010]),
         ("threshold-cnn", [272, 8_224, 156_900, 1_010]),
         ("one-conv", [112, 40_970]),
+        ("mnist-quick", [216, 48, 10_368, 96, 41_472, 192, 110_592, 256, 1_290]),
     ],
 )
 def test_layers_have_the_parameters_counted_by_hand(name: str, layers: list[int]) -> None:
@@ -87,6 +88,7 @@ def test_layers_have_the_parameters_counted_by_hand(name: str, layers: list[int]
         ("strided-cnn", {}, 166_406),
         ("threshold-cnn", {}, 166_406),
         ("one-conv", {}, 41_082),
+        ("mnist-quick", {}, 164_530),
         ("one-conv", {"filters": 32}, 328_586),
         ("vgg16", {}, 14_728_266),
         ("wide-resnet", {}, 36_479_194),
@@ -217,6 +219,7 @@ def test_resnet18_block_is_the_residual_formula() -> None:
         ("strided-cnn", (1, 8, 8)),
         ("threshold-cnn", (3, 8, 8)),
         ("one-conv", (1, 5, 4)),
+        ("mnist-quick", (3, 8, 9)),
         ("fast-cifar", (1, 9, 9)),
         ("vgg16", (1, 32, 33)),
         ("resnet18", (1, 28, 28)),

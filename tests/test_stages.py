@@ -18,7 +18,7 @@ from faultlight.errors import InputError
 from faultlight.evaluation.ledger import create_ledger
 from faultlight.evaluation.plan import CANARY, EXACT_SAMPLE, PLANS, Stage, plan
 from faultlight.evaluation.probing import Scene, default_slots, first_look, judge_of, search_models
-from faultlight.evaluation.rows import ImageRow, Status
+from faultlight.evaluation.rows import ImageRow, Proof, Status
 from faultlight.evaluation.stages import _shortfall, chosen_rows, run_stages
 from faultlight.threat import parse_threat
 
@@ -49,6 +49,16 @@ def test_a_stage_runs_on_its_share_nearest_first(scene: Scene) -> None:
     margins = sorted((image.clean_margin for image in before if image.status == "standing"), reverse=True)
     assert [before[row].clean_margin for row in rows] == margins[: len(rows)]
     assert len(rows) == -(-len(margins) // 4)
+
+
+def test_certified_images_count_for_a_share_but_are_left_out_of_it(scene: Scene) -> None:
+    rows = sorted(standing(scene), key=lambda row: -scene.ledger.images()[row].clean_margin)  # type: ignore[operator]
+    open_rows = rows[: len(rows) // 2]
+    scene.ledger.record_proofs(Proof(scene.ledger.images()[row].id, "interval", 1.0) for row in rows[len(open_rows) :])
+    stages = (Stage("quarter", WEAK, share=0.25), Stage("most", WEAK, share=0.75))
+    run_stages(scene, parse_threat("linf:0.0001"), stages)
+    assert chosen_rows("quarter", scene.ledger) == open_rows[: -(-len(rows) // 4)]
+    assert sorted(chosen_rows("most", scene.ledger)) == sorted(open_rows)
 
 
 def test_a_sample_is_drawn_at_random_and_the_same_by_every_stage(scene: Scene) -> None:

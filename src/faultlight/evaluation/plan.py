@@ -29,7 +29,8 @@ class Stage:
     Args:
         name: unique in the plan.
         attack: the attack.
-        share: the share of standing images it is run on, those with the largest margin so far; 1 is all of them.
+        share: the share of standing images it is run on, those with the largest margin so far, certified ones counted
+            but left out; 1 is all of them.
         least: but at least so many images.
         reach: and of the share only those whose margin is short of 0 by no more than so many times what the attacks so
             far have gained on it.

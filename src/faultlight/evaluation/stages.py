@@ -62,10 +62,11 @@ def _chosen(stage: Stage, scene: Scene, cross_check: bool) -> list[int]:
     kept = scene.ledger.meta().get(key)
     if kept is None:
         safe = frozenset() if cross_check else certificates.proven(scene.ledger)
-        standing = (pair for pair in enumerate(scene.ledger.images()) if pair[1].status == Status.STANDING)
+        standing = [pair for pair in enumerate(scene.ledger.images()) if pair[1].status == Status.STANDING]
         rows = [(row, image) for row, image in standing if image.id not in safe]
         within = sum(_shortfall(image) <= stage.reach for _, image in rows)
-        count = max(stage.least, min(math.ceil(stage.share * len(rows)), within))
+        # A share of all that stands: what is certified would be the farthest of it, so the rest is nearest.
+        count = max(stage.least, min(math.ceil(stage.share * len(standing)), within))
         kept = [row for row, _ in _ordered(rows, stage, scene.seed)[:count]]
         scene.ledger.note(key, kept)
     return list(kept)

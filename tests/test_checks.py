@@ -275,3 +275,14 @@ def test_always_the_most_common_label_is_no_better_than_chance() -> None:
     common = [ImageRow(i, 0, 0, Status.STANDING) for i in range(70)]
     rare = [ImageRow(70 + i, 1, 0, Status.MISCLASSIFIED) for i in range(30)]
     assert "clean-accuracy-at-chance" in names(images=common + rare, classes=2)
+
+
+def test_certified_images_count_as_tried_in_vain() -> None:
+    few = Tried(80, 4, "scores")
+    assert names(probes={"canary": few}) == ["black-box-stronger"]
+    checked = run_all(replace(FAULTLESS, probes={"canary": replace(few, spared=2316)}))
+    (said,) = [one for one in checked if one.check == "black-box-stronger"]
+    assert said.severity == ""
+    assert said.saw == (
+        "attacks by scores alone broke 4 of 80 images that stood before, and none of 2,316 certified ones could be"
+    )

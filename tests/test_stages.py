@@ -19,7 +19,7 @@ from faultlight.evaluation.ledger import create_ledger
 from faultlight.evaluation.plan import CANARY, EXACT_SAMPLE, PLANS, Stage, plan
 from faultlight.evaluation.probing import Scene, default_slots, first_look, judge_of, search_models
 from faultlight.evaluation.rows import ImageRow, Proof, Status
-from faultlight.evaluation.stages import _shortfall, chosen_rows, run_stages
+from faultlight.evaluation.stages import _shortfall, chosen_rows, run_stages, spared_images
 from faultlight.threat import parse_threat
 
 WEAK = PGD(steps=1, random_start=False)
@@ -59,6 +59,8 @@ def test_certified_images_count_for_a_share_but_are_left_out_of_it(scene: Scene)
     run_stages(scene, parse_threat("linf:0.0001"), stages)
     assert chosen_rows("quarter", scene.ledger) == open_rows[: -(-len(rows) // 4)]
     assert sorted(chosen_rows("most", scene.ledger)) == sorted(open_rows)
+    assert spared_images("quarter", scene.ledger) == 0
+    assert spared_images("most", scene.ledger) == math.ceil(0.75 * len(rows)) - len(open_rows)
 
 
 def test_a_sample_is_drawn_at_random_and_the_same_by_every_stage(scene: Scene) -> None:

@@ -13,10 +13,12 @@ from faultlight import __version__, rng, stamp
 from faultlight.errors import InputError
 from faultlight.evaluation import adaptive, certificates, curve, records
 from faultlight.evaluation.checks import CurvePoint, Evidence, Tried, run_all
+from faultlight.evaluation.ledger import Ledger
 from faultlight.evaluation.plan import Stage
 from faultlight.evaluation.probing import Scene, rows_of
 from faultlight.evaluation.rows import Attempt
 from faultlight.evaluation.settings import Settings
+from faultlight.evaluation.stages import spared_images
 from faultlight.evaluation.trained import write_trained
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 from faultlight.files import write_json
@@ -123,16 +125,17 @@ def _evidence(case: Case, attempts: list[Attempt]) -> Evidence:
         single_step=curve.standing_after(curve.SINGLE_STEP, threat, points[0].standing, attempts),
         iterated=curve.standing_after(curve.PROBE, threat, points[0].standing, attempts),
         data_notes=scene.images.notes,
-        probes={stage.name: _tried(stage, attempts) for stage in case.stages},
+        probes={stage.name: _tried(stage, attempts, scene.ledger) for stage in case.stages},
         fresh=_fresh_share(scene, threat),
         rounded=case.settings.eight_bit,
     )
 
 
-def _tried(stage: Stage, attempts: list[Attempt]) -> Tried:
+def _tried(stage: Stage, attempts: list[Attempt], ledger: Ledger) -> Tried:
     of_probe = [attempt for attempt in attempts if attempt.probe == stage.name]
     broke = {attempt.id for attempt in of_probe if attempt.broke}
-    return Tried(len({attempt.id for attempt in of_probe}), len(broke), adaptive.knowledge(stage.attack))
+    spared = spared_images(stage.name, ledger)
+    return Tried(len({attempt.id for attempt in of_probe}), len(broke), adaptive.knowledge(stage.attack), spared)
 
 
 def _fresh_share(scene: Scene, threat: Threat) -> float | None:

@@ -52,6 +52,17 @@ def chosen_rows(stage: str, ledger: Ledger) -> list[int]:
     return list(ledger.meta().get(f"chosen:{stage}", []))
 
 
+def spared_images(stage: str, ledger: Ledger) -> int:
+    """Return how many certified images a stage was spared, that its share would have taken."""
+    return int(ledger.meta().get(f"spared:{stage}", 0))
+
+
+def _spared(stage: Stage, standing: int, kept: int) -> int:
+    if stage.reach < math.inf:  # certified images were never moved, so how far they are is not known
+        return 0
+    return max(0, min(max(stage.least, math.ceil(stage.share * standing)), standing) - kept)
+
+
 def _broke(ledger: Ledger, stages: tuple[str, ...]) -> bool:
     return any(attempt.broke for stage in stages for attempt in ledger.attempts(stage))
 
@@ -69,6 +80,7 @@ def _chosen(stage: Stage, scene: Scene, cross_check: bool) -> list[int]:
         count = max(stage.least, min(math.ceil(stage.share * len(standing)), within))
         kept = [row for row, _ in _ordered(rows, stage, scene.seed)[:count]]
         scene.ledger.note(key, kept)
+        scene.ledger.note(f"spared:{stage.name}", _spared(stage, len(standing), len(kept)))
     return list(kept)
 
 

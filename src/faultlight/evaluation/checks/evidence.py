@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from faultlight.evaluation.adaptive import Symptoms
 from faultlight.evaluation.rows import Attempt, Finding, ImageRow, Status
@@ -23,11 +23,25 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Tried:
-    """A probe: how many images it was given, how many of them it broke, and what it had to know of the model."""
+    """What a probe did.
+
+    Args:
+        tried: images it was given.
+        broke: those of them that it broke.
+        knowledge: what it had to know of the model.
+        spared: further images that it would have been given, had they not been certified: it could have broken none.
+    """
 
     tried: int
     broke: int
     knowledge: str = "gradients"
+    spared: int = 0
+
+
+def most_tried(probes: Sequence[Tried]) -> Tried:
+    """Return what probes did in all: the images of the one that was given most, and what all of them broke."""
+    most = max(probes, key=lambda one: one.tried, default=Tried(0, 0))
+    return replace(most, broke=sum(one.broke for one in probes))
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ class Evidence:
     def tried(self, *names: str) -> Tried:
         """Return what several probes did in all."""
         found = [self.probes[name] for name in names if name in self.probes]
-        return Tried(max((one.tried for one in found), default=0), sum(one.broke for one in found))
+        return most_tried(found)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from faultlight.evaluation.adaptive import (
     TRANSFER,
     TRANSFER_ALL,
 )
-from faultlight.evaluation.checks.evidence import Checked, Evidence, Tried
+from faultlight.evaluation.checks.evidence import Checked, Evidence, Tried, most_tried
 from faultlight.evaluation.verdict import percent
 
 _MASKED = 0.5
@@ -84,8 +84,7 @@ def adaptive_stronger(evidence: Evidence) -> Checked:
 def black_box_stronger(evidence: Evidence) -> Checked:
     """An attack that asks for scores alone and finds more than those that see gradients: the gradients are masked."""
     done = [one for name, one in evidence.probes.items() if one.knowledge == "scores" and name not in ADAPTIVE]
-    tried, broke = max((one.tried for one in done), default=0), sum(one.broke for one in done)
-    return _rival("black-box-stronger", Tried(tried, broke), "attacks by scores alone")
+    return _rival("black-box-stronger", most_tried(done), "attacks by scores alone")
 
 
 def noise_stronger(evidence: Evidence) -> Checked:
@@ -111,7 +110,9 @@ def _rival(name: str, done: Tried, who: str) -> Checked:
     if not done.tried:
         return Checked(name, f"{who}: nothing was left to try it on", "not run")
     text = f"{who} broke {done.broke} of {done.tried} images that stood before"
-    return Checked(name, text, "warning" if done.broke > max(1, _LUCK * done.tried) else "")
+    if done.spared:
+        text += f", and none of {done.spared:,} certified ones could be"
+    return Checked(name, text, "warning" if done.broke > max(1, _LUCK * (done.tried + done.spared)) else "")
 
 
 def _adaptive(evidence: Evidence) -> str:

@@ -376,7 +376,7 @@ def test_the_digits_recipe_reaches_its_target(run_folder: Path) -> None:
 def test_the_mnist_recipe_reaches_its_target(run_folder: Path) -> None:
     result = train(load_recipe("mnist-cnn"), out=run_folder, quiet=True)
     assert result.test_count == 10_000
-    assert result.met
+    assert result.test_accuracy >= 0.989
 
 
 def test_a_student_learns_from_the_folder_of_its_teacher(finished: Path, splits: Splits, tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ class Detached(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 def test_verdict_without_gradients_is_withheld(tmp_path: Path) -> None:
     run = fl.audit(runs.subject(Detached()), runs.digits(), THREAT, tmp_path / "run", effort="quick")
     assert run.verdict.status == "withheld"

@@ -117,7 +117,7 @@ def resume_until_done(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["ledger.sqlite", "records/probes.json"])
+@pytest.mark.parametrize("name", [pytest.param("ledger.sqlite", marks=pytest.mark.slow), "records/probes.json"])
 def test_killed_when_a_file_appears_and_resumed_ends_the_same(
     factory: Path, unbroken: Path, tmp_path: Path, name: str
 ) -> None:
@@ -180,7 +180,7 @@ def test_second_process_in_the_folder_is_refused(factory: Path, tmp_path: Path) 
     assert "another run is using this folder" in sentence(done)
 
 
-@pytest.mark.parametrize("size", [20_000, 120_000])
+@pytest.mark.parametrize("size", [20_000, pytest.param(120_000, marks=pytest.mark.slow)])
 def test_full_disk_is_said_and_the_run_goes_on_later(factory: Path, unbroken: Path, tmp_path: Path, size: int) -> None:
     def small_files_only() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

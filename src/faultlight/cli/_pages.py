@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from faultlight.errors import InputError
-
 
 def kind_of_run(folder: Path) -> str:
     """Return "gan", "text" or "autoencoder" for what was trained in a folder, and "" for whatever else it holds."""
@@ -30,10 +28,10 @@ def write_page_of(folder: Path) -> Path | None:
 
 def check_classifier(folder: Path) -> None:
     """Raise an InputError that names the right verb where a folder holds a network that is no classifier."""
-    kind = kind_of_run(folder)
-    if kind:
-        verb = "text view" if kind == "text" else f"{kind} page"
-        raise InputError(f"{folder} holds no classifier; look into it with `faultlight {verb} {folder}`.")
+    from faultlight.models.saved import no_classifier
+
+    if kind := kind_of_run(folder):
+        raise no_classifier(folder, kind)
 
 
 def _gan(folder: Path) -> Path:

@@ -60,6 +60,11 @@ def read_saved(folder: Path) -> tuple[str, zoo.Family, nn.Module]:
     return name, family, module
 
 
+def no_classifier(folder: Path, kind: str) -> InputError:
+    """Return the error that names the verb for a folder that holds a network of another kind."""
+    return InputError(f"{folder} holds no classifier; look into it with `faultlight {_OTHERS[kind]} {folder}`.")
+
+
 def _settings(name: str, record: dict[str, Any]) -> dict[str, Any]:
     known = zoo.options(name)
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key in known}
@@ -76,8 +81,7 @@ def _record(folder: Path) -> dict[str, Any]:
     if isinstance(schema, int) and schema > SCHEMA:
         raise InputError(f"{path} has schema {schema}, and this version reads up to {SCHEMA}; use a newer Faultlight.")
     if isinstance(record, dict) and record.get("kind") in _OTHERS:
-        verb = _OTHERS[record["kind"]]
-        raise InputError(f"{folder} holds no classifier; look into it with `faultlight {verb} {folder}`.")
+        raise no_classifier(folder, record["kind"])
     if schema != SCHEMA or not isinstance(record.get("zoo"), str) or not isinstance(record.get("weights_sha256"), str):
         raise InputError(f"{path} is no record of a model: it needs schema, zoo and weights_sha256; train again.")
     found: dict[str, Any] = record

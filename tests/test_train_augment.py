@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from faultlight.train.augment import augment, flip, rotate, shift
+from faultlight.train.augment import augment, flip, shift, turn
 from faultlight.train.recipe import Augment
 
 GRID = torch.arange(1.0, 10.0).view(1, 1, 3, 3)
@@ -33,22 +33,51 @@ def test_flip_mirrors_only_where_asked() -> None:
 
 
 def test_a_quarter_turn_is_counter_clockwise_and_exact() -> None:
-    turned = rotate(torch.cat([GRID, GRID]), torch.tensor([90.0, 0.0]))
+    turned = turn(torch.cat([GRID, GRID]), torch.tensor([90.0, 0.0]))
     torch.testing.assert_close(turned[0, 0], torch.rot90(GRID[0, 0], 1), atol=1e-4, rtol=0)
     torch.testing.assert_close(turned[1:], GRID, atol=1e-5, rtol=0)
 
 
 def test_a_half_turn_of_an_oblong_image_mirrors_both_axes() -> None:
     x = torch.arange(1.0, 13.0).view(1, 1, 3, 4)
-    torch.testing.assert_close(rotate(x, torch.tensor([180.0])), x.flip(2, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(turn(x, torch.tensor([180.0])), x.flip(2, 3), atol=1e-4, rtol=0)
 
 
 def test_a_quarter_turn_of_an_oblong_image_keeps_the_size_of_a_pixel() -> None:
     x = torch.zeros(1, 1, 3, 5)
     x[0, 0, 1, 3] = 1.0  # one pixel to the right of the centre …
-    turned = rotate(x, torch.tensor([90.0]))
+    turned = turn(x, torch.tensor([90.0]))
     assert turned[0, 0, 0, 2] == pytest.approx(1.0, abs=1e-4)  # … goes to one pixel above it
     assert float(turned.sum()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_scaling_makes_higher_and_wider_about_the_centre() -> None:
+    x = torch.zeros(1, 1, 5, 5)
+    x[0, 0, 1:4, 2] = 1.0
+    wide = turn(x, torch.tensor([0.0]), torch.tensor([[1.0, 3.0]]))
+    due = torch.zeros(5, 5)
+    due[1:4] = torch.tensor([1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3])
+    torch.testing.assert_close(wide[0, 0], due, atol=1e-5, rtol=0)
+    high = turn(x.transpose(2, 3), torch.tensor([0.0]), torch.tensor([[3.0, 1.0]]))
+    torch.testing.assert_close(high[0, 0], due.T, atol=1e-5, rtol=0)
+
+
+def test_an_image_is_scaled_before_it_is_turned() -> None:
+    x = torch.zeros(1, 1, 5, 5)
+    x[0, 0, 1:4, 2] = 1.0
+    both = turn(x, torch.tensor([90.0]), torch.tensor([[1.0, 3.0]]))
+    one_by_one = turn(turn(x, torch.tensor([0.0]), torch.tensor([[1.0, 3.0]])), torch.tensor([90.0]))
+    torch.testing.assert_close(both, one_by_one, atol=1e-4, rtol=0)
+
+
+def test_sizes_differ_from_image_to_image_within_the_zoom_and_leave_the_other_draws_alone() -> None:
+    x = torch.zeros(200, 1, 41, 41)
+    x[:, :, 10:31, 10:31] = 1.0  # 441 pixels of ink
+    ink = augment(x, Augment(zoom=0.2), 0, 0, 0).sum((1, 2, 3)) / 441
+    assert 0.64 * 0.9 < float(ink.min()) < 0.8
+    assert 1.2 < float(ink.max()) < 1.44 * 1.1
+    turned = augment(x, Augment(rotate=20.0), 0, 0, 0)
+    torch.testing.assert_close(augment(x, Augment(rotate=20.0, zoom=1e-9), 0, 0, 0), turned, atol=1e-4, rtol=0)
 
 
 SPEC = Augment(shift=2, flip=True, rotate=20.0)

@@ -17,7 +17,7 @@ Pixels = Float32[Tensor, "n c h w"]
 
 
 def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int, share: Share = WHOLE) -> Pixels:
-    """Return the batch changed at random: rotated, then mirrored, then shifted, each image by its own draw.
+    """Return the batch changed at random: turned and scaled, then mirrored, then shifted, each image by its own draw.
 
     Args:
         x: pixels, shape (n, c, h, w).
@@ -30,9 +30,13 @@ def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int, share: S
     # Drawn on the CPU, so that a GPU sees the same changes.
     generator = torch.Generator().manual_seed(rng.key(seed, "augment", epoch, step) >> 1)
     count = len(x) if share.ranks.alone else share.rows
-    if spec.rotate:
+    if spec.rotate or spec.zoom:
         degrees = (torch.rand(count, generator=generator) * 2 - 1) * spec.rotate
-        x = rotate(x, share.own(degrees).to(x.device))
+        scale = None
+        if spec.zoom:
+            sizes = 1 + (torch.rand(count, 2, generator=generator) * 2 - 1) * spec.zoom
+            scale = share.own(sizes).to(x.device)
+        x = turn(x, share.own(degrees).to(x.device), scale)
     if spec.flip:
         x = flip(x, share.own(torch.rand(count, generator=generator) < 0.5).to(x.device))
     if spec.shift:
@@ -60,20 +64,22 @@ def flip(x: Pixels, where: Bool[Tensor, " n"]) -> Pixels:
     return torch.where(where[:, None, None, None], x.flip(3), x)
 
 
-def rotate(x: Pixels, degrees: Float32[Tensor, " n"]) -> Pixels:
-    """Return images turned counter-clockwise about their centre, bilinear between pixels, 0 outside.
+def turn(x: Pixels, degrees: Float32[Tensor, " n"], scale: Float32[Tensor, "n 2"] | None = None) -> Pixels:
+    """Return images made larger and turned counter-clockwise about their centre, bilinear between pixels, 0 outside.
 
     Args:
         x: pixels, shape (n, c, h, w).
         degrees: the angle of each image.
+        scale: how many times higher and wider each image becomes before it is turned; None leaves the sizes.
     """
     height, width = x.shape[2:]
     cosine, sine = torch.cos(degrees * (math.pi / 180)), torch.sin(degrees * (math.pi / 180))
+    high, wide = (1.0, 1.0) if scale is None else scale.unbind(1)
     zero = torch.zeros_like(cosine)
     # affine_grid maps output to input in coordinates that run from −1 to 1 on either axis, hence the ratios.
     rows = [
-        torch.stack([cosine, -sine * height / width, zero], 1),
-        torch.stack([sine * width / height, cosine, zero], 1),
+        torch.stack([cosine / wide, -sine * height / width / wide, zero], 1),
+        torch.stack([sine * width / height / high, cosine / high, zero], 1),
     ]
     grid = functional.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, padding_mode="zeros", align_corners=False)

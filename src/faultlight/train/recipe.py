@@ -50,11 +50,12 @@ class Schedule(_Table):
 
 
 class Augment(_Table):
-    """Random changes of the training images: shift in pixels, mirror image, rotation in degrees."""
+    """Random changes of the training images: shift in pixels, mirror image, rotation in degrees, share of the size."""
 
     shift: int = Field(default=0, ge=0)
     flip: bool = False
     rotate: float = Field(default=0.0, ge=0, le=180)
+    zoom: float = Field(default=0.0, ge=0, le=0.5)
 
 
 class ObjectiveTable(_Table):

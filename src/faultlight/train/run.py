@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from faultlight.models.saved import save_model
 from faultlight.models.subject import Subject
 from faultlight.runtime import lock
 from faultlight.train import folder as place
+from faultlight.train.flat import flat_layer, pass_straight
 from faultlight.train.loop import Plan, fit
 from faultlight.train.measure import withstood
 from faultlight.train.memory import Splits, check_splits, load_splits, reside
@@ -81,7 +83,9 @@ def train(
         # Built before anything is written, so that a misspelt name leaves no folder that looks like a run.
         family, objective = _family(recipe, splits.train), build(recipe)
         tutor = _tutor(objective, splits.train, numerics.device)
-        state = start(numerics.place(_untrained(family, recipe, splits.train)), recipe)
+        module = numerics.place(_untrained(family, recipe, splits.train))
+        pass_straight(module, flat_layer(objective), family.shape)
+        state = start(module, recipe)
         models = {"teacher": tutor.fingerprint()} if tutor else {}
         asked = _asked(recipe, numerics, splits, models, ranks)
         content = ranks.told(_agree(out, asked) if ranks.first else {})
@@ -171,7 +175,7 @@ def _end(task: _Task, state: State, loading: float) -> dict[str, Any]:
     module = _chosen(task.family, state)
     subject = Subject(module, len(task.splits.test.classes), device=task.numerics.device)
     tested = look(subject, task.splits.test)
-    record = record_of(task.recipe, state, tested.confusion, _robustness(subject, task))
+    record = record_of(task.recipe, state, tested.confusion, _robustness(module, task))
     record |= {} if task.ranks.alone else {"processes": task.ranks.count}
     save_model(task.out, task.recipe.model, task.family, module)
     write_tested(task.out, tested, subject, task.splits.test, len(task.splits.validation))
@@ -250,10 +254,13 @@ def _chosen(family: zoo.Family, state: State) -> nn.Module:
     return module.eval()
 
 
-def _robustness(subject: Subject, task: _Task) -> dict[str, Any] | None:
+def _robustness(module: nn.Module, task: _Task) -> dict[str, Any] | None:
     target = task.recipe.robust_target
     if target is None:
         return None
+    lent = copy.deepcopy(module)
+    pass_straight(lent, flat_layer(task.objective), task.family.shape)
+    subject = Subject(lent, task.family.classes, device=task.numerics.device)
     stood = withstood(subject, task.splits.test, target, task.recipe.seed)
     return {**target.model_dump(), "accuracy": int(stood.sum()) / len(stood), "count": len(stood)}
 

@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch import Tensor, nn
+
 from faultlight.errors import InputError
 
 # Side, stride and padding of a convolution or a pool.
 Window = tuple[int, int, int]
+
+
+class Threshold(nn.Module):
+    """t(x) = 1 − ReLU(1 − ReLU((x − a)/(1 − 2a))): 0 up to a, 1 from 1 − a, a line between; it learns nothing.
+
+    Args:
+        low: a, in [0, 0.5).
+    """
+
+    def __init__(self, low: float) -> None:
+        super().__init__()
+        self._start = low
+        self.low, self.high = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return t of each pixel."""
+        risen: Tensor = self.low((x - self._start) / (1 - 2 * self._start))
+        clipped: Tensor = 1 - self.high(1 - risen)
+        return clipped
 
 
 def after_pooling(name: str, shape: tuple[int, int, int], times: int) -> int:

@@ -6,8 +6,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
+from faultlight.models.zoo._parts import Threshold
 from faultlight.models.zoo.strided_cnn import StridedCnn
 
 # Pixels below it become 0, pixels above its mirror image 1.
@@ -41,15 +42,4 @@ class ThresholdCnn:
     def module(self) -> nn.Module:
         """Build the network."""
         rest = StridedCnn(self.classes, self.shape, self.width).module()
-        return nn.Sequential(OrderedDict(threshold=_Threshold(), **dict(rest.named_children())))
-
-
-class _Threshold(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.low, self.high = nn.ReLU(), nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        risen: Tensor = self.low((x - LOW) / (1 - 2 * LOW))
-        clipped: Tensor = 1 - self.high(1 - risen)
-        return clipped
+        return nn.Sequential(OrderedDict(threshold=Threshold(LOW), **dict(rest.named_children())))

@@ -7,6 +7,8 @@ recipe's table `[objective]` names it and sets its fields; a new file here, or a
     teacher     a field: a folder made by training, whose network the run hands over in the context
     replays     a field: how many steps in a row get the same batch
     threat      a field: the ball that the validation images are attacked in at the end of each epoch
+    straight_through
+                a field: a layer that gradients pass as if it were the identity
     certified   a class variable, True where they are to be certified instead
     remedy()    a method: what to go on with after catastrophic overfitting, or None
 """

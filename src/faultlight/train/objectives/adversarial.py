@@ -26,6 +26,8 @@ class Adversarial:
         step_size: in units of ε; 0 stands for 2.5 / steps.
         random_start: begin at a random point of the ball.
         ramp: share of the run over which ε rises from 0, in [0, 1].
+        straight_through: a layer that learns nothing, such as "threshold", which gradients pass as if it were the
+            identity, during the run and in the figure of its robust target; "" for none.
     """
 
     threat: str = "linf:8/255"
@@ -33,6 +35,7 @@ class Adversarial:
     step_size: float = 0.25
     random_start: bool = True
     ramp: float = 0.0
+    straight_through: str = ""
 
     def __post_init__(self) -> None:
         pgd(self.threat, self.steps, self.step_size)

@@ -1,0 +1,78 @@
+"""Layers that gradients pass as if they were the identity: the same logits, the gradient of what lies behind."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from faultlight.errors import InputError
+from faultlight.models import zoo
+from faultlight.models.zoo._parts import Threshold
+from faultlight.train import load_recipe, train
+from faultlight.train.flat import pass_straight
+
+SHAPE = (1, 2, 2)
+
+
+def behind() -> nn.Module:
+    torch.manual_seed(0)
+    layers = OrderedDict(threshold=Threshold(0.4), flatten=nn.Flatten(), fc=nn.Linear(4, 3))
+    return nn.Sequential(layers)
+
+
+def gradient(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    leaf = x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(module(leaf)[:, 1].sum(), leaf)
+    return found
+
+
+def test_the_logits_stay_and_the_gradient_is_that_of_the_layers_behind() -> None:
+    module = behind()
+    x = torch.tensor([[0.0, 0.3], [0.5, 1.0]]).view(1, 1, 2, 2)
+    own, logits = gradient(module, x), module(x)
+    assert own.count_nonzero() == 1, "only the pixel on the slope moves anything"
+    pass_straight(module, "threshold", SHAPE)
+    for each in (module, copy.deepcopy(module)):
+        assert torch.equal(each(x), logits)
+        torch.testing.assert_close(gradient(each, x), module.fc.weight[1].view(1, 1, 2, 2))
+
+
+def test_the_mode_of_the_network_stays_and_no_name_changes_nothing() -> None:
+    module = behind().train()
+    pass_straight(module, "threshold", SHAPE)
+    assert module.training
+    untouched = behind()
+    pass_straight(untouched, "", SHAPE)
+    assert gradient(untouched, torch.zeros(1, *SHAPE)).count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("treshold", "there is no layer 'treshold'; did you mean 'threshold'"),
+        ("fc", "the layer 'fc' learns"),
+        ("flatten", "the layer 'flatten' changes the shape"),
+    ],
+)
+def test_layers_that_cannot_be_passed_are_refused(layer: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pass_straight(behind(), layer, SHAPE)
+
+
+def test_a_misspelt_layer_leaves_no_folder(tmp_path: Path) -> None:
+    asked = load_recipe("digits-cnn", {"objective.name": "adversarial", "objective.straight_through": "front"})
+    with pytest.raises(InputError, match="there is no layer 'front'"):
+        train(asked, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_the_network_behind_the_threshold_is_that_of_the_zoo() -> None:
+    module = zoo.build("threshold-cnn-bn", 10, (1, 28, 28))
+    assert zoo.family("threshold-cnn-bn").recipe == "threshold-cnn-bn-mnist-robust"
+    front = module.threshold(torch.tensor([0.0, 0.4, 0.45, 0.5, 0.6, 1.0]))
+    torch.testing.assert_close(front, torch.tensor([0.0, 0.0, 0.25, 0.5, 1.0, 1.0]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from faultlight.models.rewriting import FewChannels, rewritten
+from faultlight.models.rewriting import FewChannels, by_pixels_alone, rewritten
 from faultlight.models.zoo import resnet18
 
 SHAPE = (3, 8, 8)
@@ -232,9 +232,10 @@ def test_a_relu_goes_behind_the_pooling(net: nn.Module, moved: bool, monkeypatch
 
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (2, 4), (1, 1)])
 @pytest.mark.parametrize("padding", [0, 1, (2, 1)])
+@pytest.mark.parametrize("stride", [1, 2, (3, 2)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_few_channels_differentiate_alike(kernel: tuple[int, int], padding: Any, channels: int) -> None:
-    convolution = nn.Conv2d(channels, 16, kernel, padding=padding, dtype=torch.float64).requires_grad_(False)
+def test_few_channels_differentiate_alike(kernel: tuple[int, int], padding: Any, stride: Any, channels: int) -> None:
+    convolution = nn.Conv2d(channels, 16, kernel, stride, padding, dtype=torch.float64).requires_grad_(False)
     x = torch.rand(4, channels, 9, 7, dtype=torch.float64)
     found = values_and_slopes(FewChannels(convolution), x)
     for one, other in zip(values_and_slopes(convolution, x), found, strict=True):
@@ -247,7 +248,7 @@ def test_few_channels_differentiate_alike(kernel: tuple[int, int], padding: Any,
         (nn.Conv2d(3, 12, 3), True),
         (nn.Conv2d(3, 11, 3), False),
         (nn.Conv2d(4, 64, 3), False),
-        (nn.Conv2d(3, 12, 3, stride=2), False),
+        (nn.Conv2d(3, 12, 3, stride=2), True),
         (nn.Conv2d(3, 12, 3, dilation=2), False),
         (nn.Conv2d(3, 12, 3, groups=3), False),
         (nn.Conv2d(3, 12, 3, padding="same"), False),
@@ -259,3 +260,18 @@ def test_few_channels_differentiate_alike(kernel: tuple[int, int], padding: Any,
 def test_what_has_few_channels(convolution: nn.Conv2d, replaced: bool) -> None:
     quick = rewritten(nn.Sequential(convolution, nn.ReLU()))
     assert any(isinstance(part, FewChannels) for part in quick.modules()) == replaced
+
+
+def test_a_network_that_learns_differentiates_by_its_pixels_for_a_while() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 25, 3))
+    x = torch.rand(4, 1, 9, 9)
+    expected = values_and_slopes(net, x)
+    with by_pixels_alone(net):
+        for one, other in zip(expected, values_and_slopes(net, x), strict=True):
+            torch.testing.assert_close(other, one)
+        net(x).sum().backward()
+        assert net[0].weight.grad is None, "what it has in place of the convolution's own gradient"
+    net(x).sum().backward()
+    assert net[0].weight.grad is not None
+    assert "forward" not in vars(net[0])

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from faultlight.attacks.pgd import PGD
 from faultlight.errors import InputError
 from faultlight.models import zoo
 from faultlight.models.zoo._parts import Threshold
+from faultlight.threat import parse_threat
 from faultlight.train import load_recipe, train
 from faultlight.train.flat import pass_straight
+from faultlight.train.inner import pose, run_attack
 
 SHAPE = (1, 2, 2)
 
@@ -40,6 +44,18 @@ def test_the_logits_stay_and_the_gradient_is_that_of_the_layers_behind() -> None
     for each in (module, copy.deepcopy(module)):
         assert torch.equal(each(x), logits)
         torch.testing.assert_close(gradient(each, x), module.fc.weight[1].view(1, 1, 2, 2))
+
+
+def test_an_attack_in_training_sees_past_the_threshold() -> None:
+    module = behind().eval()
+    x, y = torch.full((1, *SHAPE), 0.2), torch.tensor([0])
+    problem = pose(module, x, y, y, parse_threat("linf:0.1"), key=0)
+    fgsm = PGD(steps=1, step_size=1.0, random_start=False)
+    assert torch.equal(run_attack(fgsm, problem), x), "the threshold is flat there"
+    uphill = module(x).softmax(1) - functional.one_hot(y, 3)
+    due = x + 0.1 * (uphill @ module.fc.weight).sign().view_as(x)
+    pass_straight(module, "threshold", SHAPE)
+    torch.testing.assert_close(run_attack(fgsm, problem), due)
 
 
 def test_the_mode_of_the_network_stays_and_no_name_changes_nothing() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,12 +83,12 @@ def _is_relu(node: Node, modules: dict[str, nn.Module]) -> bool:
 
 
 class FewChannels(nn.Module):
-    """A convolution of stride 1 whose gradient by its few input channels is one matrix product and k² shifted sums.
+    """A convolution whose gradient by its few input channels is one matrix product and k² shifted sums.
 
     oneDNN computes the gradient by one to three channels at a small part of the speed that it reaches for many.
 
     Args:
-        convolution: stride 1, dilation 1, one group, zero padding.
+        convolution: dilation 1, one group, zero padding.
     """
 
     def __init__(self, convolution: nn.Conv2d):
@@ -97,20 +99,22 @@ class FewChannels(nn.Module):
         """Return the convolution of x; no gradient reaches the weights."""
         padding: Any = self.convolution.padding
         result: Tensor = _FewChannels.apply(  # type: ignore[no-untyped-call]
-            x, self.convolution.weight, self.convolution.bias, padding
+            x, self.convolution.weight, self.convolution.bias, padding, self.convolution.stride
         )
         return result
 
 
 class _FewChannels(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], stride: tuple[int, int]
+    ) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.size, ctx.padding = x.shape[2:], padding
-        return functional.conv2d(x, weight, bias, padding=padding)
+        ctx.size, ctx.padding, ctx.stride = x.shape[2:], padding, stride
+        return functional.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None, None, None]:
         (weight,), (slope,) = ctx.saved_tensors, above
         features, channels, tall, wide = weight.shape
         n, _, height, width = slope.shape
@@ -119,13 +123,29 @@ class _FewChannels(torch.autograd.Function):
         shares = shares.to(torch.promote_types(shares.dtype, torch.float32)).view(
             channels, tall, wide, n, height, width
         )
-        total = shares.new_zeros(channels, n, height + tall - 1, width + wide - 1)
+        (top, left), (down, right), (rows, columns) = ctx.padding, ctx.stride, ctx.size
+        total = shares.new_zeros(channels, n, rows + 2 * top, columns + 2 * left)
         for i in range(tall):
             for j in range(wide):
-                total[:, :, i : i + height, j : j + width] += shares[:, i, j]
-        (top, left), (rows, columns) = ctx.padding, ctx.size
+                total[:, :, i : i + height * down : down, j : j + width * right : right] += shares[:, i, j]
         inside = total[:, :, top : top + rows, left : left + columns].transpose(0, 1)
-        return inside.to(slope.dtype), None, None, None
+        return inside.to(slope.dtype), None, None, None, None
+
+
+@contextmanager
+def by_pixels_alone(module: nn.Module) -> Iterator[None]:
+    """Have convolutions of few channels differentiate by `FewChannels` for a while, in place; weights get no gradient.
+
+    For a network that goes on learning, which a copy would not follow.
+    """
+    parts = [part for part in module.modules() if isinstance(part, nn.Conv2d) and _has_few_channels(part)]
+    for part in parts:
+        vars(part)["forward"] = FewChannels(part).forward
+    try:
+        yield
+    finally:
+        for part in parts:
+            del vars(part)["forward"]
 
 
 def _with_few_channels(module: nn.Module) -> nn.Module:
@@ -137,6 +157,6 @@ def _with_few_channels(module: nn.Module) -> nn.Module:
 
 
 def _has_few_channels(part: nn.Conv2d) -> bool:
-    plain = part.stride == (1, 1) and part.dilation == (1, 1) and part.groups == 1 and part.padding_mode == "zeros"
+    plain = part.dilation == (1, 1) and part.groups == 1 and part.padding_mode == "zeros"
     few = 4 * part.in_channels <= part.out_channels and part.in_channels <= 3
     return plain and few and not isinstance(part.padding, str) and part.weight.device.type == "cpu"

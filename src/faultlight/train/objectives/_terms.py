@@ -13,6 +13,7 @@ from faultlight import rng
 from faultlight.attacks._contract import Attack
 from faultlight.attacks.pgd import PGD
 from faultlight.errors import InputError
+from faultlight.models.rewriting import by_pixels_alone
 from faultlight.threat import Threat, parse_threat
 from faultlight.train.inner import Pixels, Values, evaluating, pose, run_attack
 from faultlight.train.objectives import Batch, Context
@@ -59,7 +60,7 @@ def attacked(
 ) -> Pixels:
     """Return the batch after an attack on the network in evaluation mode; see `faultlight.train.inner`."""
     key = context.key("inner attack")
-    with evaluating(model):
+    with evaluating(model), by_pixels_alone(model):
         return run_attack(attack, pose(model, batch.x, batch.y, batch.ids, threat, key, values), begin)
 
 

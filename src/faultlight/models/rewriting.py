@@ -110,7 +110,7 @@ class _FewChannels(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], stride: tuple[int, int]
     ) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.size, ctx.padding, ctx.stride = x.shape[2:], padding, stride
+        ctx.size, ctx.dtype, ctx.padding, ctx.stride = x.shape[2:], x.dtype, padding, stride
         return functional.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
@@ -119,7 +119,9 @@ class _FewChannels(torch.autograd.Function):
         features, channels, tall, wide = weight.shape
         n, _, height, width = slope.shape
         # Each row of the product is one weight's share of all images' gradients, to be added at that weight's shift.
-        shares = weight.reshape(features, -1).t() @ slope.permute(0, 2, 3, 1).reshape(-1, features).t()
+        # Under autocast the weight is of another kind than what the convolution made of it.
+        weights = weight.to(slope.dtype).reshape(features, -1).t()
+        shares = weights @ slope.permute(0, 2, 3, 1).reshape(-1, features).t()
         shares = shares.to(torch.promote_types(shares.dtype, torch.float32)).view(
             channels, tall, wide, n, height, width
         )
@@ -129,7 +131,7 @@ class _FewChannels(torch.autograd.Function):
             for j in range(wide):
                 total[:, :, i : i + height * down : down, j : j + width * right : right] += shares[:, i, j]
         inside = total[:, :, top : top + rows, left : left + columns].transpose(0, 1)
-        return inside.to(slope.dtype), None, None, None, None
+        return inside.to(ctx.dtype), None, None, None, None
 
 
 @contextmanager

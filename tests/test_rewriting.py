@@ -281,8 +281,11 @@ def test_few_channels_differentiate_under_autocast() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 49, 3))
     x = torch.rand(4, 1, 9, 9)
-    _, expected = values_and_slopes(net, x)
-    with by_pixels_alone(net), torch.autocast("cpu", torch.bfloat16):
-        _, found = values_and_slopes(net, x)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(net(leaf).sum(), leaf)
+    with by_pixels_alone(net):
+        with torch.autocast("cpu", torch.bfloat16):
+            value = net(leaf)
+        (found,) = torch.autograd.grad(value.sum(), leaf)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02 * float(expected.abs().max()))

@@ -44,7 +44,7 @@ def measure(function: Callable[[Subject, Tensor], float], bend: Callable[[Tensor
 
 
 # Networks that refuse images of 8 × 8 pixels.
-LARGE = {"cnn-a", "cnn-basic", "cnn-basic-tanh", "fast-cifar", "lenet5", "vgg16"}
+LARGE = {"cnn-a", "cnn-basic", "cnn-basic-tanh", "fast-cifar", "lenet5", "threshold-cnn-bn", "vgg16"}
 
 
 @pytest.mark.parametrize("name", zoo.names())

@@ -37,7 +37,6 @@ FLAGS = {
 # Before these nothing is done to the pixels and after them the order of the classes is the same: the truth is that of
 # the classifier itself, image by image.
 TRANSPARENT = ("saturated", "cold_softmax", "detached", "huge_logits", "relu_logits", "distilled")
-QUICK = ("rounded_input",)
 
 
 def museum() -> ModuleType:
@@ -51,10 +50,6 @@ def museum() -> ModuleType:
 
 
 MUSEUM = museum()
-slow = pytest.mark.slow
-exhibits = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else slow) for name in MUSEUM.EXHIBITS]
-)
 
 
 @cache
@@ -79,7 +74,8 @@ def test_there_are_ten_exhibits_at_least() -> None:
     assert set(FLAGS) | set(TRANSPARENT) == set(MUSEUM.EXHIBITS)
 
 
-@exhibits
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUSEUM.EXHIBITS)
 def test_no_exhibit_gets_a_sound_verdict_with_a_false_number(name: str, tmp_path: Path) -> None:
     run, found, standing = audited(name, tmp_path / "run")
     if name in FLAGS:

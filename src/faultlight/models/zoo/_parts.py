@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -29,6 +30,26 @@ class Threshold(nn.Module):
         risen: Tensor = self.low((x - self._start) / (1 - 2 * self._start))
         clipped: Tensor = 1 - self.high(1 - risen)
         return clipped
+
+
+def head(features: int, hidden: int, classes: int, place: int) -> OrderedDict[str, nn.Module]:
+    """Return flatten – linear – batch norm – ReLU – linear, by name.
+
+    Args:
+        features: numbers an image that come in.
+        hidden: units between the two linear layers.
+        classes: the number of logits.
+        place: the number of batch norm and ReLU in their names.
+    """
+    return OrderedDict(
+        [
+            ("flatten", nn.Flatten()),
+            ("fc1", nn.Linear(features, hidden, bias=False)),
+            (f"bn{place}", nn.BatchNorm1d(hidden)),
+            (f"relu{place}", nn.ReLU()),
+            ("fc2", nn.Linear(hidden, classes)),
+        ]
+    )
 
 
 def after_pooling(name: str, shape: tuple[int, int, int], times: int) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from faultlight.models.zoo._parts import after_windows
+from faultlight.models.zoo._parts import after_windows, head
 
 _WIDTHS = (24, 48, 96)
 _HIDDEN = 128
@@ -40,9 +40,5 @@ class MnistQuick:
             layers[f"pool{place}"] = nn.MaxPool2d(2)
             layers[f"bn{place}"] = nn.BatchNorm2d(after)
             layers[f"relu{place}"] = nn.ReLU()
-        layers["flatten"] = nn.Flatten()
-        layers["fc1"] = nn.Linear(features, _HIDDEN, bias=False)
-        layers["bn4"] = nn.BatchNorm1d(_HIDDEN)
-        layers["relu4"] = nn.ReLU()
-        layers["fc2"] = nn.Linear(_HIDDEN, self.classes)
+        layers |= head(features, _HIDDEN, self.classes, place=4)
         return nn.Sequential(layers)

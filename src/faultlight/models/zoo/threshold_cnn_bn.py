@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from faultlight.models.zoo._parts import Threshold, after_windows
+from faultlight.models.zoo._parts import Threshold, after_windows, head
 
 # Width in units of the first convolution's, side and stride.
 _CONVOLUTIONS = ((1, 5, 2), (2, 3, 1), (2, 4, 2))
@@ -47,9 +47,5 @@ class ThresholdCnnBn:
             layers[f"conv{place}"] = nn.Conv2d(before, after, side, stride, bias=False)
             layers[f"bn{place}"] = nn.BatchNorm2d(after)
             layers[f"relu{place}"] = nn.ReLU()
-        layers["flatten"] = nn.Flatten()
-        layers["fc1"] = nn.Linear(features, _HIDDEN, bias=False)
-        layers["bn4"] = nn.BatchNorm1d(_HIDDEN)
-        layers["relu4"] = nn.ReLU()
-        layers["fc2"] = nn.Linear(_HIDDEN, self.classes)
+        layers |= head(features, _HIDDEN, self.classes, place=4)
         return nn.Sequential(layers)

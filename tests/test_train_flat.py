@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,14 @@ from torch.nn import functional
 from faultlight.attacks.pgd import PGD
 from faultlight.errors import InputError
 from faultlight.models import zoo
+from faultlight.models.subject import Subject
 from faultlight.models.zoo._parts import Threshold
 from faultlight.threat import parse_threat
-from faultlight.train import load_recipe, train
+from faultlight.train import Splits, load_recipe, run, train
 from faultlight.train.flat import pass_straight
 from faultlight.train.inner import pose, run_attack
+from faultlight.train.measure import withstood
+from faultlight.train.memory import load_splits
 
 SHAPE = (1, 2, 2)
 
@@ -85,6 +89,28 @@ def test_a_misspelt_layer_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no layer 'front'"):
         train(asked, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_the_robust_figure_sees_past_the_layer_and_the_kept_network_has_its_own_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Subject] = []
+
+    def watched(subject: Subject, *others: Any) -> torch.Tensor:
+        judged.append(subject)
+        return withstood(subject, *others)
+
+    monkeypatch.setattr(run, "withstood", watched)
+    whole = load_splits("digits", 0)
+    few = Splits(whole.train.first(64), whole.validation.first(16), whole.test.first(16))
+    settings = {"objective.name": "adversarial", "objective.threat": "linf:0.2", "objective.steps": 1}
+    settings |= {"objective.straight_through": "threshold", "model": "threshold-cnn", "epochs": 1, "batch": 32}
+    settings |= {"robust_target.threat": "linf:0.2", "robust_target.at_least": 0.0, "robust_target.steps": 2}
+    result = train(load_recipe("digits-cnn", settings), out=tmp_path / "run", data=few, quiet=True)
+    black = torch.zeros(1, 1, 8, 8)
+    assert gradient(judged[0].module, black).count_nonzero() > 0
+    assert gradient(result.subject().module, black).count_nonzero() == 0
+    assert torch.equal(judged[0](few.test.x), result.subject()(few.test.x))
 
 
 def test_the_network_behind_the_threshold_is_that_of_the_zoo() -> None:

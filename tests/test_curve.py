@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 import faultlight as fl
 import runs
@@ -99,3 +100,48 @@ def test_the_nearest_twins_do_not_decide_the_verdict(audited: Path) -> None:
     assert all((row.distance or 0.0) <= 0.1 * (1 + 1e-6) for row in rows)
     assert any(row.status == Status.STANDING for row in rows)
     assert curve.NEAREST not in {row.broken_by for row in rows}
+
+
+class Rounded(nn.Module):
+    """The fixed classifier behind a rounding to five grey values: its gradient is zero everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = runs.templates()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x * 4).round() / 4)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masked") / "run"
+    fl.audit(runs.subject(Rounded()), runs.digits(20), "linf:0.2", folder, effort="quick")
+    return folder
+
+
+def test_where_gradients_are_hidden_the_curve_follows_lent_ones(masked: Path) -> None:
+    """The model's own gradients break nothing at any ε; the curve drawn falls, to nothing where all can be grey."""
+    record = json.loads((masked / "records/curve.json").read_text())
+    attempts = read_ledger(masked / "ledger.sqlite").attempts()
+    assert not any(one.broke for one in attempts if one.probe == curve.PROBE)
+    assert record["lent"]
+    standing = [point["standing"] for point in record["points"]]
+    assert standing == sorted(standing, reverse=True)
+    assert standing[-1] == 0 < standing[0]
+    for point in record["points"][1:]:
+        broke = {one.id for one in attempts if one.probe == curve.LENT and one.threat == f"linf:{point['text']}"}
+        assert len(broke) == standing[0]
+    assert record["distances"]["found_by"][curve.NEAREST_LENT] > 0
+    assert record["distances"]["median"] < 0.5
+
+
+def test_the_check_still_says_that_own_gradients_fail(masked: Path) -> None:
+    verdict = json.loads((masked / "verdict.json").read_text())
+    assert "curve-not-reaching-zero" in {finding["check"] for finding in verdict["findings"]}
+
+
+def test_sound_gradients_draw_the_curve_once(audited: Path) -> None:
+    assert not json.loads((audited / "records/curve.json").read_text())["lent"]
+    probes = {one.probe for one in read_ledger(audited / "ledger.sqlite").attempts()}
+    assert not {curve.LENT, curve.NEAREST_LENT} & probes

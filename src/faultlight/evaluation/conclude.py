@@ -87,7 +87,9 @@ def _write_records(case: Case, attempts: list[Attempt]) -> None:
     rows, ran = ledger.images(), {attempt.probe for attempt in attempts}
     records.write_probes(out, tuple(stage for stage in case.stages if not stage.after or stage.name in ran), attempts)
     nearest = curve.nearest_twins(rows, attempts, threat.norm)
-    write_json(out / "records" / "curve.json", curve.curve_record(_points(case, attempts), rows, threat, nearest))
+    points = curve.lowered(_points(case, attempts), attempts, threat.norm)
+    drawn = curve.curve_record(points, rows, threat, nearest, curve.LENT in ran)
+    write_json(out / "records" / "curve.json", drawn)
     write_json(out / "records" / "certificates.json", certificates.certificate_record(ledger))
     records.write_adversarial(out, ledger, images)
     write_trained(out, subject)

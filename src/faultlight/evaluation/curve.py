@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from faultlight.attacks.fgsm import FGSM
 from faultlight.attacks.fmn import FMN
+from faultlight.evaluation.adaptive import STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED
 from faultlight.evaluation.checks.evidence import CurvePoint
-from faultlight.evaluation.plan import curve_attack
+from faultlight.evaluation.plan import Search, curve_attack
 from faultlight.evaluation.probing import Scene, probe_images
 from faultlight.evaluation.rows import Attempt, ImageRow
 from faultlight.evaluation.verdict import share
@@ -22,7 +23,10 @@ SAMPLE = 100
 PROBE = "curve"
 SINGLE_STEP = "curve-fgsm"
 NEAREST = "nearest"
-PROBES = (PROBE, SINGLE_STEP, NEAREST)
+# The same searches where the adaptive path found that the model's own gradients hide twins.
+LENT = "curve-straight-through"
+NEAREST_LENT = "nearest-straight-through"
+PROBES = (PROBE, SINGLE_STEP, NEAREST, LENT, NEAREST_LENT)
 _NEAREST_ATTACK = FMN(steps=30)
 _QUANTILES = (5, 25, 50, 75, 95)
 # Few: the curve itself is drawn from the nearest twins; these balls tell whether the attack grows with its ball.
@@ -51,21 +55,47 @@ def box_threat(threat: Threat, shape: tuple[int, int, int]) -> Threat:
 
 
 def draw_curve(scene: Scene, threat: Threat, images: list[ImageRow]) -> None:
-    """Run the curve's attempts on the first images that are classified correctly."""
+    """Run the curve's attempts on the first images that are classified correctly.
+
+    Where a straight-through search broke an image, the same searches run on the straight-through twin as well: the
+    model's own gradients alone would draw the curve too high.
+    """
     rows = _sample(images)
-    for ball in radii(threat, scene.images.shape):
-        probe_images(scene, PROBE, curve_attack(threat.norm), ball, rows, "fast", audited=False)
+    _search(scene, threat, rows, (PROBE, NEAREST), "fast")
     probe_images(scene, SINGLE_STEP, FGSM(loss="margin"), threat, rows, "fast", audited=False)
+    if _hidden(scene):
+        _search(scene, threat, rows, (LENT, NEAREST_LENT), "straight-through")
+
+
+def _search(scene: Scene, threat: Threat, rows: list[int], names: tuple[str, str], search: Search) -> None:
+    each, nearest = names
+    for ball in radii(threat, scene.images.shape):
+        probe_images(scene, each, curve_attack(threat.norm), ball, rows, search, audited=False)
     whole = box_threat(threat, scene.images.shape)
-    probe_images(scene, NEAREST, _NEAREST_ATTACK, whole, rows, "fast", audited=False, nearest=True)
+    probe_images(scene, nearest, _NEAREST_ATTACK, whole, rows, search, audited=False, nearest=True)
+
+
+def _hidden(scene: Scene) -> bool:
+    """Return whether a straight-through search broke what the model's own gradients did not."""
+    searches = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED)
+    return any(attempt.broke for probe in searches for attempt in scene.ledger.attempts(probe))
 
 
 def curve_points(images: list[ImageRow], attempts: list[Attempt], balls: list[Threat]) -> list[CurvePoint]:
-    """Return the finished points of the curve from the ledger; the first is ε = 0."""
+    """Return the finished points of the curve's attack from the ledger; the first is ε = 0."""
     sampled = frozenset(images[row].id for row in _sample(images))
     after = {ball: standing_after(PROBE, ball, sampled, attempts) for ball in balls}
     found = [CurvePoint(ball.epsilon, ball.text, standing) for ball, standing in after.items() if standing is not None]
     return [CurvePoint(0.0, "0", sampled), *found]
+
+
+def lowered(points: list[CurvePoint], attempts: list[Attempt], norm: Norm) -> list[CurvePoint]:
+    """Return the points without the images that the attack broke there on the straight-through twin."""
+    broken: dict[str, set[int]] = {}
+    for attempt in attempts:
+        if attempt.probe == LENT and attempt.broke:
+            broken.setdefault(attempt.threat, set()).add(attempt.id)
+    return [replace(point, standing=point.standing - broken.get(f"{norm}:{point.text}", set())) for point in points]
 
 
 def standing_after(
@@ -138,15 +168,19 @@ def _quantile(values: Sequence[float], percent: int) -> float | None:
 
 
 def curve_record(
-    points: list[CurvePoint], images: list[ImageRow], threat: Threat, nearest: Nearest | None
+    points: list[CurvePoint], images: list[ImageRow], threat: Threat, nearest: Nearest | None, lent: bool
 ) -> dict[str, Any]:
-    """Return the content of records/curve.json: accuracy over the sample's images, wrongly classified ones included."""
+    """Return the content of records/curve.json: accuracy over the sample's images, wrongly classified ones included.
+
+    "lent" says whether the attack ran on the straight-through twin as well.
+    """
     n = _counted(images)
     return {
         "schema": 1,
         "norm": threat.norm,
         "n": n,
         "probe": str(curve_attack(threat.norm)),
+        "lent": lent,
         "audit_epsilon": threat.epsilon,
         "points": [_point(point, n) for point in points],
         "distances": distances_record(nearest),

@@ -126,6 +126,7 @@ class Curve:
     points: list[Point]
     audit_epsilon: FiniteFloat
     distances: Distances | None = None
+    lent: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def curve_not_reaching_zero(evidence: Evidence) -> Checked:
         return Checked(name, "the curve does not reach the radius at which images can be turned grey", "not run")
     last, n = evidence.curve[-1], len(evidence.curve[0].standing)
     standing = share(len(last.standing), n)
-    text = f"at ε = {last.text}, where any image can be turned grey, {interval(standing)} of the sample still stand"
+    left = f"the curve's attack, by the model's own gradients, leaves {interval(standing)} of the sample standing"
+    text = f"at ε = {last.text}, where any image can be turned grey, {left}"
     return Checked(name, text, "warning" if standing.low > evidence.chance else "")
 
 

@@ -160,6 +160,15 @@ def test_every_number_equals_its_record(tmp_path: Path) -> None:
     assert "of 100 test images are classified correctly." in page.one("h1").text
 
 
+@pytest.mark.parametrize(("by", "shown"), [("pgd", True), ("certificate", False)])
+def test_a_robust_figure_says_which_layer_its_attack_passed(tmp_path: Path, by: str, shown: bool) -> None:
+    run = trained(tmp_path / "a")
+    record = json.loads((run / "records/training.json").read_text())
+    record["robust_target"] |= {"by": by, "straight_through": "threshold"}
+    (run / "records/training.json").write_text(json.dumps(record))
+    assert ("straight through threshold, within linf:0.1" in read_page(write_report(run)).text) is shown
+
+
 def test_a_run_without_its_arrays_says_what_is_missing(tmp_path: Path) -> None:
     run = trained(tmp_path / "a")
     for name in ("records/test.json", "arrays/test.safetensors", "stamp.json"):

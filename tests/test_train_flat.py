@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ def test_the_robust_figure_sees_past_the_layer_and_the_kept_network_has_its_own_
     assert gradient(judged[0].module, black).count_nonzero() > 0
     assert gradient(result.subject().module, black).count_nonzero() == 0
     assert torch.equal(judged[0](few.test.x), result.subject()(few.test.x))
+    record = json.loads((tmp_path / "run/records/training.json").read_text())
+    assert record["robust_target"]["straight_through"] == "threshold"
 
 
 def test_the_network_behind_the_threshold_is_that_of_the_zoo() -> None:

@@ -34,7 +34,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Robust:
-    """What the robust target asked, and the share of images that withstood it."""
+    """What the robust target asked, and the share of images that withstood it.
+
+    `straight_through` names the layer that the attack's gradient passed as if it were the identity, if any.
+    """
 
     threat: str
     at_least: FiniteFloat
@@ -42,6 +45,7 @@ class Robust:
     count: int
     by: str = "pgd"
     steps: int | None = None
+    straight_through: str = ""
 
 
 @dataclass(frozen=True)

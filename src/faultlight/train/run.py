@@ -258,11 +258,12 @@ def _robustness(module: nn.Module, task: _Task) -> dict[str, Any] | None:
     target = task.recipe.robust_target
     if target is None:
         return None
-    lent = copy.deepcopy(module)
-    pass_straight(lent, flat_layer(task.objective), task.family.shape)
+    lent, flat = copy.deepcopy(module), flat_layer(task.objective)
+    pass_straight(lent, flat, task.family.shape)
     subject = Subject(lent, task.family.classes, device=task.numerics.device)
     stood = withstood(subject, task.splits.test, target, task.recipe.seed)
-    return {**target.model_dump(), "accuracy": int(stood.sum()) / len(stood), "count": len(stood)}
+    found = {"accuracy": int(stood.sum()) / len(stood), "count": len(stood)}
+    return {**target.model_dump(), **found, "straight_through": flat}
 
 
 def _stamp(task: _Task, timings: dict[str, float]) -> None:

@@ -32,6 +32,7 @@ def names(symptoms: Symptoms, threat: str = "linf:0.05", models: Any = MODELS) -
 
 
 STRAIGHT = ["straight-through", "straight-through-targeted"]
+SMOOTHED = ["smoothed", "smoothed-all"]
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,19 @@ STRAIGHT = ["straight-through", "straight-through-targeted"]
         (Symptoms(50, silent=3, unstable=9), []),
         (Symptoms(50, useless=1), [*STRAIGHT, "black-box"]),
         (Symptoms(50, tied=1), [*STRAIGHT, "black-box"]),
-        (Symptoms(50, flat=1), [*STRAIGHT, "smoothed", "black-box"]),
-        (Symptoms(50, agreement=0.3), ["smoothed", "black-box"]),
-        (Symptoms(50, unexplained=0.6), ["smoothed", "black-box"]),
+        (Symptoms(50, flat=1), [*STRAIGHT, *SMOOTHED, "black-box"]),
+        (Symptoms(50, agreement=0.3), [*SMOOTHED, "black-box"]),
+        (Symptoms(50, unexplained=0.6), [*SMOOTHED, "black-box"]),
     ],
 )
 def test_symptoms_choose_the_searches(symptoms: Symptoms, asked: list[str]) -> None:
     assert names(symptoms) == asked
+
+
+def test_a_dear_search_goes_to_a_part_first_and_on_to_all_where_it_succeeds() -> None:
+    part, rest = adaptive_stages(Symptoms(50, flat=1), MODELS, LINF, "standard")[2:4]
+    assert (part.share, part.least, part.after) == (0.25, 200, ())
+    assert (rest.share, rest.after, rest.attack) == (1, (part.name,), part.attack)
 
 
 def test_searches_that_do_not_apply_are_left_out() -> None:

@@ -30,8 +30,8 @@ from faultlight.runtime import is_out_of_memory
 from faultlight.threat import Threat
 
 STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED = "straight-through", "straight-through-targeted"
-SMOOTHED, BLACK_BOX = "smoothed", "black-box"
-ADAPTIVE = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, SMOOTHED, BLACK_BOX)
+SMOOTHED, SMOOTHED_ALL, BLACK_BOX = "smoothed", "smoothed-all", "black-box"
+ADAPTIVE = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, SMOOTHED, SMOOTHED_ALL, BLACK_BOX)
 NOISE, TRANSFER, DOUBLED = "check-noise", "check-transfer", "check-doubled"
 TRANSFER_ALL, DOUBLED_ALL = "transfer", "doubled"
 
@@ -163,7 +163,9 @@ def adaptive_stages(symptoms: Symptoms, models: dict[Search, Model], threat: Thr
         aimed = replace(sweep, steps=20, targets=9)
         stages.append(Stage(STRAIGHT_THROUGH_TARGETED, aimed, share=0.25, least=200, model="straight-through"))
     if symptoms.scattered or symptoms.jumpy or symptoms.flat:
-        stages.append(Stage(SMOOTHED, sweep, model="smoothed"))
+        # It asks the model many times a step.
+        stages.append(Stage(SMOOTHED, sweep, share=0.25, least=200, model="smoothed"))
+        stages.append(Stage(SMOOTHED_ALL, sweep, model="smoothed", after=(SMOOTHED,)))
     if (symptoms.masked or symptoms.scattered or symptoms.jumpy) and threat.norm in norms(Square):
         square = Square(steps=300 if effort == "quick" else 2000)
         stages.append(Stage(BLACK_BOX, square, share=0.25, least=200, model="exact"))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from faultlight.evaluation.adaptive import SMOOTHED, STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, TRANSFER
+from faultlight.evaluation.adaptive import (
+    SMOOTHED,
+    SMOOTHED_ALL,
+    STRAIGHT_THROUGH,
+    STRAIGHT_THROUGH_TARGETED,
+    TRANSFER,
+)
 from faultlight.evaluation.checks.evidence import Checked, Evidence, interval
 from faultlight.evaluation.plan import EXACT_SAMPLE
 from faultlight.evaluation.rows import Outcome
@@ -104,7 +110,7 @@ def exact_sample(evidence: Evidence) -> Checked:
     )
 
 
-_PROPOSING = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, SMOOTHED, TRANSFER)
+_PROPOSING = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, SMOOTHED, SMOOTHED_ALL, TRANSFER)
 
 CHECKS = (
     not_monotone,

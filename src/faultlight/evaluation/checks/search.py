@@ -9,6 +9,7 @@ from faultlight.evaluation.adaptive import (
     DOUBLED_ALL,
     NOISE,
     SMOOTHED,
+    SMOOTHED_ALL,
     STRAIGHT_THROUGH,
     STRAIGHT_THROUGH_TARGETED,
     TRANSFER,
@@ -121,7 +122,7 @@ def _adaptive(evidence: Evidence) -> str:
     straight = evidence.tried(STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED)
     for done, who in (
         (straight, "straight-through"),
-        (evidence.tried(SMOOTHED), "smoothed"),
+        (evidence.tried(SMOOTHED, SMOOTHED_ALL), "smoothed"),
         (evidence.tried(BLACK_BOX), "black-box"),
     ):
         if done.tried:

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, nn
 
 import certify_nets as nets
+from faultlight.certify._ball import ball
 from faultlight.certify._calls import NoCertificate
 from faultlight.certify._operations import Affine
+from faultlight.certify._ranges import interval_ranges
 from faultlight.certify._reading import read_network
 from faultlight.certify._window import Window
 from faultlight.models import zoo
 from faultlight.models.subject import Normalised
+from faultlight.threat import Threat
 
 
 @pytest.mark.parametrize("kind", nets.KINDS)
@@ -100,6 +103,11 @@ class Mixing(nn.Module):
         return x.flatten(1) - x.flatten(1).mean(0)
 
 
+class Filled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (1, 1), value=0.5).flatten(1)
+
+
 @pytest.mark.parametrize(
     ("module", "said"),
     [
@@ -109,6 +117,8 @@ class Mixing(nn.Module):
         (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Flatten()), "max-pooling with ceil_mode"),
         (nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten()), "mixes the images of a batch"),
         (nn.Sequential(nn.Conv2d(2, 3, 3)), "does not give one row of logits"),
+        (nn.Sequential(nn.ReflectionPad2d(1), nn.Flatten()), "there is no bound for ReflectionPad2d"),
+        (Filled(), "a padding by anything but zeros"),
         (Branching(), "cannot be traced"),
         (Mixing(), "a mean over the images of a batch"),
     ],
@@ -116,6 +126,19 @@ class Mixing(nn.Module):
 def test_what_has_no_bound_is_named(module: nn.Module, said: str) -> None:
     with pytest.raises(NoCertificate, match=said):
         read_network(module.eval(), nets.SHAPE)
+
+
+def test_numbers_that_are_only_moved_keep_their_ranges_to_the_bit() -> None:
+    """The middle of a range plus or minus half its width is not always its end in float32."""
+    network = read_network(nn.Sequential(nn.ZeroPad2d(-1), nn.Flatten(), nn.Linear(40, 3)).eval(), nets.SHAPE)
+    around = ball(nets.pixels(50), Threat("linf", 0.1))
+    ranges = interval_ranges(network, around)
+    for place, operation in enumerate(node.operation for node in network.nodes):
+        if isinstance(operation, Affine) and not operation.terms:
+            (before,) = network.nodes[place].inputs
+            assert torch.equal(ranges.lower[place], operation.apply(ranges.lower[before]))
+            assert torch.equal(ranges.upper[place], operation.apply(ranges.upper[before]))
+    assert sum(isinstance(n.operation, Affine) and not n.operation.terms for n in network.nodes) == 2
 
 
 def test_a_value_changed_in_place_is_not_misread() -> None:

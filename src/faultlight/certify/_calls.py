@@ -147,6 +147,14 @@ def _mean(x: Value, dim: Any, keepdim: bool = False) -> Read:
     return Average(function, x.shape, torch.Size(x.shape).numel()), (x,)
 
 
+def _padded(x: Value, pad: Any, mode: str = "constant", value: Any = None) -> Read:
+    if mode != "constant" or value:
+        raise NoCertificate("no certificate: there is no bound for a padding by anything but zeros")
+    if len(pad) > 2 * len(x.shape):
+        raise NoCertificate("no certificate: a padding adds to the images of a batch")
+    return Average(partial(functional.pad, pad=tuple(pad)), x.shape, 0, mixes=False), (x,)
+
+
 def _max_pool(x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
               ceil_mode: bool = False, return_indices: bool = False) -> Read:  # fmt: skip
     if ceil_mode or return_indices:
@@ -243,6 +251,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any, Value], Read]] = {
     nn.BatchNorm2d: _of_batch_norm,
     nn.AvgPool2d: _of_average,
     nn.AdaptiveAvgPool2d: lambda module, x: _adaptive(x, module.output_size),
+    nn.ZeroPad2d: lambda module, x: _padded(x, module.padding),
     nn.MaxPool2d: _of_max_pool,
     nn.ReLU: lambda _, x: _rectifier(x),
     nn.LeakyReLU: lambda module, x: _leaky(x, module.negative_slope),
@@ -257,6 +266,7 @@ _FUNCTIONS: dict[str, Callable[..., Read]] = {
     **dict.fromkeys(("avg_pool2d",), _average),
     **dict.fromkeys(("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive),
     **dict.fromkeys(("mean",), _mean),
+    **dict.fromkeys(("pad",), _padded),
     **dict.fromkeys(("max_pool2d", "boolean_dispatch"), _max_pool),
     **dict.fromkeys(("relu",), _rectifier),
     **dict.fromkeys(("leaky_relu",), _leaky),

@@ -213,12 +213,13 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Average:
-    """Average pooling of any kind: a linear map with weights ≥ 0.
+    """Average pooling of any kind, or zeros added or cut off around an image: a linear map with weights ≥ 0.
 
     Args:
-        function: the pooling, from (n, *shape) to (n, *out).
+        function: the map, from (n, *shape) to (n, *out).
         shape: of the input.
-        terms: the numbers in one window.
+        terms: the numbers in one window; 0 where none are added.
+        mixes: whether an output depends on more than one input.
     """
 
     function: Callable[[Tensor], Tensor]

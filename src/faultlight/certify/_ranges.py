@@ -89,6 +89,8 @@ def _range(node: Node, ranges: Ranges, ball: Ball) -> tuple[Tensor, Tensor]:
     if isinstance(operation, Sum):
         first, second = (lowers, uppers) if operation.sign > 0 else (uppers, lowers)
         return lowers[0] + operation.sign * first[1], uppers[0] + operation.sign * second[1]
+    if isinstance(operation, Affine) and not operation.terms:  # numbers are moved, so nothing is rounded
+        return operation.apply(lowers[0]), operation.apply(uppers[0])
     if isinstance(operation, Affine):
         centre = operation.apply((lowers[0] + uppers[0]) / 2)
         spread = operation.spread((uppers[0] - lowers[0]) / 2)

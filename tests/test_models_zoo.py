@@ -88,6 +88,7 @@ def test_layers_have_the_parameters_counted_by_hand(name: str, layers: list[int]
         ("madry-mnist", {}, 3_274_634),
         ("strided-cnn", {}, 166_406),
         ("threshold-cnn", {}, 166_406),
+        ("threshold-cnn", {"width": 4, "border": 4}, 1_088 + 131_200 + 1_280_400 + 4_010),
         ("threshold-cnn-bn", {}, 217_706),
         ("one-conv", {}, 41_082),
         ("mnist-quick", {}, 164_530),
@@ -105,12 +106,17 @@ def test_networks_have_the_published_number_of_parameters(name: str, settings: d
 
 def test_the_threshold_is_a_clipped_line_that_small_changes_of_black_and_white_do_not_move() -> None:
     front = next(zoo.build("threshold-cnn", 10, (1, 28, 28)).children())
-    x = torch.tensor([0.0, 0.3, 0.4, 0.5, 0.7, 1.0])
+    x = torch.tensor([0.0, 0.4, 0.45, 0.5, 0.6, 1.0])
     due = torch.tensor([0.0, 0.0, 0.25, 0.5, 1.0, 1.0])
     assert torch.allclose(front(x.view(-1, 1, 1, 1)).flatten(), due, atol=1e-6)
     ink = (torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     moved = (ink + 0.3 * (1 - 2 * ink)).clamp(0, 1)
     assert torch.allclose(front(moved), ink, atol=1e-6)
+    for cut in (4, 9):
+        sized = zoo.build("threshold-cnn", 10, (1, 28, 28), border=cut)
+        framed = nn.functional.pad(ink[:, :, cut:-cut, cut:-cut], (cut,) * 4, value=0.5)
+        assert torch.equal(sized(ink), sized(framed)), "what is cut off does not matter"
+        assert not torch.equal(sized(ink), sized(ink.flip(3)))
     assert not list(front.parameters()), "were it learnt, every pixel could move"
 
 
@@ -276,6 +282,8 @@ def test_activations_are_modules_used_once(name: str, shape: tuple[int, int, int
         (lambda: zoo.build("minst-cnn", 10, (1, 28, 28)), "did you mean 'mnist-cnn'"),
         (lambda: zoo.build("resnet18", 10, (3, 32, 32), widht=16), "did you mean 'width'"),
         (lambda: zoo.build("resnet18", 10, (3, 32, 32), width=0), "at least 1, not 0"),
+        (lambda: zoo.build("threshold-cnn", 10, (1, 28, 28), border=-1), "at least 0, not -1"),
+        (lambda: zoo.build("threshold-cnn", 10, (1, 28, 28), border=13), "at least 4×4 pixels, not 2×2"),
         (lambda: zoo.build("mnist-cnn", 1, (1, 28, 28)), "at least 2"),
         (lambda: zoo.build("mnist-cnn", 10, (1, 3, 28)), "at least 4×4 pixels, not 3×28"),
         (lambda: zoo.build("cnn-a", 10, (1, 9, 28)), "at least 10×10 pixels, not 9×28"),

@@ -38,11 +38,7 @@ def interval_loss(module: nn.Module, x: Pixels, y: Labels, epsilon: float, kappa
         epsilon: ε of the L∞ ball.
         kappa: κ in [0, 1], the weight of the clean images.
     """
-    network, clean = _read(module, x, y)
-    if epsilon <= 0:
-        return clean
-    margins = _margins(network, x, y, epsilon, beta=0.0)
-    return kappa * clean + (1 - kappa) * _worst(margins, y).to(clean)
+    return _mixed(module, x, y, epsilon, kappa, beta=0.0)
 
 
 def crown_interval_loss(
@@ -61,16 +57,17 @@ def crown_interval_loss(
         kappa: κ in [0, 1], the weight of the clean images.
         beta: β in [0, 1], the weight of CROWN's margins.
     """
-    network, clean = _read(module, x, y)
+    return _mixed(module, x, y, epsilon, kappa, beta)
+
+
+def _mixed(module: nn.Module, x: Tensor, y: Tensor, epsilon: float, kappa: float, beta: float) -> Tensor:
+    network = read_network(module, (int(x.shape[1]), int(x.shape[2]), int(x.shape[3])), check=False)
+    if epsilon > 0 and kappa == 0:  # the clean images have no part in it
+        return _worst(_margins(network, x, y, epsilon, beta), y).to(x)
+    clean = functional.cross_entropy(network.evaluate(x), y)
     if epsilon <= 0:
         return clean
-    margins = _margins(network, x, y, epsilon, beta)
-    return kappa * clean + (1 - kappa) * _worst(margins, y).to(clean)
-
-
-def _read(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Network, Tensor]:
-    network = read_network(module, (int(x.shape[1]), int(x.shape[2]), int(x.shape[3])), check=False)
-    return network, functional.cross_entropy(network.evaluate(x), y)
+    return kappa * clean + (1 - kappa) * _worst(_margins(network, x, y, epsilon, beta), y).to(clean)
 
 
 def _margins(network: Network, x: Tensor, y: Tensor, epsilon: float, beta: float) -> Margins:

@@ -119,6 +119,8 @@ def _check(name: str, settings: dict[str, Any]) -> None:
         raise InputError(f"the network {name!r} was asked for {classes} classes; a classifier needs at least 2.")
     if min(shape) < 1:
         raise InputError(f"the network {name!r} was asked for images of shape {shape}; every side needs at least 1.")
+    defaults = {field.name: field.default for field in fields(_kind(name))}
     for option, value in settings.items():
-        if isinstance(value, int) and option != "classes" and value < 1:
-            raise InputError(f"the option {option} of the network {name!r} must be at least 1, not {value}.")
+        least = 0 if defaults[option] == 0 else 1
+        if isinstance(value, int) and option != "classes" and value < least:
+            raise InputError(f"the option {option} of the network {name!r} must be at least {least}, not {value}.")

@@ -20,7 +20,7 @@ class Threshold(nn.Module):
         low: a, in [0, 0.5).
     """
 
-    def __init__(self, low: float) -> None:
+    def __init__(self, low: float = 0.4) -> None:
         super().__init__()
         self._start = low
         self.low, self.high = nn.ReLU(), nn.ReLU()

@@ -11,15 +11,11 @@ from torch import nn
 from faultlight.models.zoo._parts import Threshold
 from faultlight.models.zoo.strided_cnn import StridedCnn
 
-# Pixels below it become 0, pixels above its mirror image 1.
-LOW = 0.3
-
-
 @dataclass(frozen=True)
 class ThresholdCnn:
-    """`strided-cnn` behind t(x) = 1 − ReLU(1 − ReLU((x − 0.3)/0.4)), which is not learnt.
+    """`strided-cnn` behind t(x) = 1 − ReLU(1 − ReLU((x − 0.4)/0.2)), which is not learnt.
 
-    Up to 0.3, a change of a pixel that is 0 or 1 leaves t as it is: what L∞ 0.3 can still move are the grey pixels on
+    Up to 0.4, a change of a pixel that is 0 or 1 leaves t as it is: what L∞ 0.3 can still move are the grey pixels on
     the edges of strokes. This is knowledge about images of ink on paper and helps on nothing else; on MNIST,
     adversarially trained networks find it by themselves. Each step is monotone, so interval bounds of t are exact.
     Were t learnt, the least step away would let every pixel move a little, and interval bounds add up all of them.
@@ -32,14 +28,19 @@ class ThresholdCnn:
         classes: the number of logits.
         shape: channels, height and width of the pixels, at least 4×4.
         width: times the published 16, 32 and 100 units.
+        border: so many rows and columns are cut off on each side first.
     """
 
     classes: int = 10
     shape: tuple[int, int, int] = (1, 28, 28)
     width: int = 1
+    border: int = 0
     recipe: ClassVar[str] = "threshold-cnn-mnist-ibp"
 
     def module(self) -> nn.Module:
         """Build the network."""
-        rest = StridedCnn(self.classes, self.shape, self.width).module()
-        return nn.Sequential(OrderedDict(threshold=Threshold(LOW), **dict(rest.named_children())))
+        channels, height, width = self.shape
+        rest = StridedCnn(self.classes, (channels, height - 2 * self.border, width - 2 * self.border), self.width)
+        front: dict[str, nn.Module] = {"crop": nn.ZeroPad2d(-self.border)} if self.border else {}
+        front["threshold"] = Threshold()
+        return nn.Sequential(OrderedDict(**front, **dict(rest.module().named_children())))

@@ -14,8 +14,6 @@ from faultlight.models.zoo._parts import Threshold, after_windows, head
 # Width in units of the first convolution's, side and stride.
 _CONVOLUTIONS = ((1, 5, 2), (2, 3, 1), (2, 4, 2))
 _HIDDEN = 128
-# Pixels below it become 0, pixels above its mirror image 1.
-_LOW = 0.4
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class ThresholdCnnBn:
         """Build the network."""
         windows = [(side, stride, 0) for _, side, stride in _CONVOLUTIONS]
         features = self.width * _CONVOLUTIONS[-1][0] * after_windows("threshold-cnn-bn", self.shape, windows)
-        layers: OrderedDict[str, nn.Module] = OrderedDict(threshold=Threshold(_LOW))
+        layers: OrderedDict[str, nn.Module] = OrderedDict(threshold=Threshold())
         widths = [self.shape[0], *(self.width * times for times, _, _ in _CONVOLUTIONS)]
         for place, ((before, after), (side, stride, _)) in enumerate(zip(pairwise(widths), windows, strict=True), 1):
             layers[f"conv{place}"] = nn.Conv2d(before, after, side, stride, bias=False)

@@ -238,6 +238,19 @@ def test_other_shapes_and_class_counts_fit(name: str, shape: tuple[int, int, int
     assert zoo.build(name, 3, shape, **options).eval()(torch.zeros(2, *shape)).shape == (2, 3)
 
 
+def test_an_answer_averaged_over_the_mirror_image_is_that_of_the_layers() -> None:
+    plain, mirrored = (zoo.build("fast-cifar", 10, (3, 32, 32), mirror=each) for each in (0, 1))
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mirrored.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(mirrored.train()(x), plain.train()(x))
+        mirrored.load_state_dict(plain.state_dict())
+        due = (plain.eval()(x) + plain(x.flip(3))) / 2
+        torch.testing.assert_close(mirrored.eval()(x), due)
+        torch.testing.assert_close(mirrored(x.flip(3)), due)
+        assert not torch.allclose(plain(x), due)
+
+
 def test_channel_counts_are_multiples_of_sixteen() -> None:
     widths = [m.out_channels for m in zoo.build("digits-cnn", 10, (1, 8, 8)).modules() if isinstance(m, nn.Conv2d)]
     assert len(widths) == 3

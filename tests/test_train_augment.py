@@ -102,3 +102,16 @@ def test_moves_stay_within_the_shift_and_reach_both_ends() -> None:
     rows, columns = augment(x, Augment(shift=2), 0, 0, 0)[:, 0].nonzero()[:, 1:].unbind(1)
     for found in (rows, columns):
         assert sorted(set(found.tolist())) == [1, 2, 3, 4, 5]
+
+
+def test_mirroring_in_turn_shows_both_sides_of_an_image_equally_often() -> None:
+    """Which images begin mirrored is drawn once, of the image and not of its place in a batch; then they alternate."""
+    x, spec, rows = GRID.repeat(64, 1, 1, 1), Augment(flip="alternate"), torch.arange(100, 164)
+    mirrored = [(augment(x, spec, 3, epoch, epoch, rows=rows) != x).flatten(1).any(1) for epoch in range(4)]
+    assert 16 < int(mirrored[0].sum()) < 48
+    assert torch.equal(mirrored[1], ~mirrored[0])
+    assert torch.equal(mirrored[2], mirrored[0])
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    again = (augment(x, spec, 3, 2, 7, rows=rows[order]) != x).flatten(1).any(1)
+    assert torch.equal(again, mirrored[0][order])
+    assert not torch.equal((augment(x, spec, 4, 0, 0, rows=rows) != x).flatten(1).any(1), mirrored[0])

@@ -101,6 +101,32 @@ def test_nesterov_and_weight_decay_by_hand() -> None:
     assert kept.weights == pytest.approx([0.19, 0.40685], abs=1e-6)
 
 
+class Shifted(nn.Module):
+    """One logit w·x + b of one pixel, b that of a batch norm whose statistics leave x as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.norm = nn.Parameter(torch.zeros(1)), nn.BatchNorm1d(1, eps=0.0)
+        self.norm.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(
+            x.flatten(1) * self.w, self.norm.running_mean, self.norm.running_var, bias=self.norm.bias, eps=0.0
+        )
+
+
+def test_batch_norm_learns_at_its_own_multiple_of_the_rate_by_hand() -> None:
+    """w = b = 0: both gradients are −1, so w = 0.5 and b = 4·0.5 = 2. Then both are 1.5, besides a decay of 0.1·0.5 and
+    0.1/4·2; the rate is 0.25, so w = 0.5 − 0.25·1.55 and b = 2 − 1·1.55."""
+    settings = {"name": "sgd", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.1, "norm_lr": 4.0}
+    asked = recipe(epochs=2, optimiser=settings, schedule={"name": "linear"})
+    state = start(Shifted(), asked)
+    fit(Plan(asked, halved_square, PLAIN, white(1), white(2), lambda state: None, quiet=True), state)
+    assert float(state.model.w.detach()) == pytest.approx(0.5 - 0.25 * 1.55, abs=1e-6)
+    assert float(state.model.norm.bias.detach()) == pytest.approx(2 - 1.55, abs=1e-6)
+    assert [epoch["lr"] for epoch in state.history] == pytest.approx([0.5, 0.25])
+
+
 def test_the_first_adam_step_has_the_length_of_the_learning_rate() -> None:
     state = run_one_weight(recipe(optimiser={"name": "adam", "lr": 0.01}), images=1)
     assert weight(state) == pytest.approx(0.01, abs=1e-6)

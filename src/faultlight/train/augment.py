@@ -16,7 +16,15 @@ from faultlight.train.recipe import Augment
 Pixels = Float32[Tensor, "n c h w"]
 
 
-def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int, share: Share = WHOLE) -> Pixels:
+def augment(
+    x: Pixels,
+    spec: Augment,
+    seed: int,
+    epoch: int,
+    step: int,
+    share: Share = WHOLE,
+    rows: Int64[Tensor, " n"] | None = None,
+) -> Pixels:
     """Return the batch changed at random: turned and scaled, then mirrored, then shifted, each image by its own draw.
 
     Args:
@@ -26,6 +34,10 @@ def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int, share: S
         epoch: from 0.
         step: within the epoch, from 0. Equal (seed, epoch, step) give equal changes on every device.
         share: which rows of the batch these are, where several processes share it; a row's change is the same.
+        rows: the images' places among all training images; by default they are the first ones. They decide which images
+            are mirrored in turn.
+
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.6, for mirroring in turn.
     """
     # Drawn on the CPU, so that a GPU sees the same changes.
     generator = torch.Generator().manual_seed(rng.key(seed, "augment", epoch, step) >> 1)
@@ -38,11 +50,18 @@ def augment(x: Pixels, spec: Augment, seed: int, epoch: int, step: int, share: S
             scale = share.own(sizes).to(x.device)
         x = turn(x, share.own(degrees).to(x.device), scale)
     if spec.flip:
-        x = flip(x, share.own(torch.rand(count, generator=generator) < 0.5).to(x.device))
+        drawn = share.own(torch.rand(count, generator=generator) < 0.5)
+        x = flip(x, (_in_turn(seed, epoch, rows, len(x)) if spec.flip == "alternate" else drawn).to(x.device))
     if spec.shift:
         moves = torch.randint(-spec.shift, spec.shift + 1, (count, 2), generator=generator)
         x = shift(x, share.own(moves).to(x.device), spec.shift)
     return x
+
+
+def _in_turn(seed: int, epoch: int, rows: Int64[Tensor, " n"] | None, count: int) -> Bool[Tensor, " n"]:
+    places = torch.arange(count) if rows is None else rows
+    first = rng.uniform(rng.key(seed, "mirror"), places, torch.zeros_like(places), (1,))[:, 0] < 0.5
+    return first ^ bool(epoch % 2)
 
 
 def shift(x: Pixels, moves: Int64[Tensor, "n 2"], most: int) -> Pixels:

@@ -28,7 +28,7 @@ from faultlight.train.ranks import ALONE, Ranks
 from faultlight.train.recipe import Recipe
 from faultlight.train.schedule import learning_rate
 from faultlight.train.shared_layers import as_one_batch
-from faultlight.train.state import Best, State, go_back, merit, remember
+from faultlight.train.state import TIMES, Best, State, go_back, merit, remember
 
 # Writing the state costs a few hundredths of a second for a small network and a second for a large one.
 _SAVE_EVERY_SECONDS = 30.0
@@ -158,7 +158,7 @@ def _step(plan: Plan, state: State, order: Tensor) -> None:
     share = plan.ranks.share(len(rows))
     rows = share.own(rows)
     x, y = plan.train.take(rows)
-    x = plan.numerics.lay(augment(x, recipe.augment, recipe.seed, state.epoch, turn, share))
+    x = plan.numerics.lay(augment(x, recipe.augment, recipe.seed, state.epoch, turn, share, rows))
     # Layers that draw at random, such as dropout, do so from the global generator.
     plan.numerics.seed(rng.key(recipe.seed, "network", state.epoch, state.step) >> 1)
     memory = {name: share.own(value) for name, value in state.memory.items()}
@@ -180,7 +180,7 @@ def _descend(plan: Plan, state: State) -> None:
     done = state.epoch * plan.steps + state.step
     rate = learning_rate(recipe.schedule, recipe.optimiser.lr, done, recipe.epochs * plan.steps)
     for group in state.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(TIMES, 1.0)
     state.optimiser.step()
     state.optimiser.zero_grad()
     if state.average and recipe.ema:

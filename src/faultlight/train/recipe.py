@@ -27,13 +27,17 @@ class _Table(BaseModel):
 
 
 class Optimiser(_Table):
-    """How a gradient becomes a step; `momentum` and `nesterov` are SGD's, and Adam's β are (momentum, 0.999)."""
+    """How a gradient becomes a step; `momentum` and `nesterov` are SGD's, and Adam's β are (momentum, 0.999).
+
+    Scales and shifts of batch norm learn at `norm_lr` times lr, with the weight decay divided by it.
+    """
 
     name: Literal["sgd", "adam", "adamw"] = "adam"
     lr: Positive = 1e-3
     momentum: Fraction = 0.9
     weight_decay: NotNegative = 0.0
     nesterov: bool = False
+    norm_lr: Positive = 1.0
 
     @model_validator(mode="after")
     def _nesterov_is_of_sgd(self) -> Optimiser:
@@ -50,10 +54,14 @@ class Schedule(_Table):
 
 
 class Augment(_Table):
-    """Random changes of the training images: shift in pixels, mirror image, rotation in degrees, share of the size."""
+    """Random changes of the training images: shift in pixels, mirror image, rotation in degrees, share of the size.
+
+    `flip = "alternate"` draws once which images are mirrored in the first epoch; the others are in the second, and so
+    on, so that an image and its mirror image are seen equally often.
+    """
 
     shift: int = Field(default=0, ge=0)
-    flip: bool = False
+    flip: bool | Literal["alternate"] = False
     rotate: float = Field(default=0.0, ge=0, le=180)
     zoom: float = Field(default=0.0, ge=0, le=0.5)
 

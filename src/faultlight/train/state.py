@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from faultlight import files
 from faultlight.errors import InputError
 from faultlight.train.ranks import Ranks
-from faultlight.train.recipe import Recipe
+from faultlight.train.recipe import Optimiser, Recipe
 
 CHECKPOINT = "checkpoint.pt"
 _PLAIN = ("epoch", "step", "seconds", "history", "guards", "good")
 SCHEMA = 2
+# What a group of parameters multiplies the learning rate by.
+TIMES = "times"
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,27 @@ def restore(state: State, folder: Path) -> bool:
 
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     spec = recipe.optimiser
-    weights = list(model.parameters())
+    weights = _groups(model, spec)
     if spec.name == "sgd":
         return torch.optim.SGD(
             weights, spec.lr, spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov, fused=True
         )
     kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
     return kind(weights, spec.lr, betas=(spec.momentum, 0.999), weight_decay=spec.weight_decay, fused=True)
+
+
+def _groups(model: nn.Module, spec: Optimiser) -> list[dict[str, Any]]:
+    """Return all parameters, those of batch norm apart where they learn at a rate of their own."""
+    layers = (nn.BatchNorm1d, nn.BatchNorm2d)
+    norms = [p for m in model.modules() if isinstance(m, layers) for p in m.parameters(recurse=False)]
+    if spec.norm_lr == 1 or not norms:
+        return [{"params": list(model.parameters())}]
+    apart = {id(each) for each in norms}
+    rest = [each for each in model.parameters() if id(each) not in apart]
+    return [
+        {"params": rest},
+        {"params": norms, "weight_decay": spec.weight_decay / spec.norm_lr, TIMES: spec.norm_lr},
+    ]
 
 
 def _fill(state: State, content: Mapping[str, Any]) -> None:

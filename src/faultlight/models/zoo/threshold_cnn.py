@@ -11,6 +11,7 @@ from torch import nn
 from faultlight.models.zoo._parts import Threshold
 from faultlight.models.zoo.strided_cnn import StridedCnn
 
+
 @dataclass(frozen=True)
 class ThresholdCnn:
     """`strided-cnn` behind t(x) = 1 − ReLU(1 − ReLU((x − 0.4)/0.2)), which is not learnt.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("benchmarks.contenders", reason="the benchmarks lie beside the tests in the source tree only")
 
-from benchmarks import contenders, ladder, tables
+from benchmarks import contenders, ladder, tables, training
 from benchmarks.contenders import Problem
 
 from faultlight.data.images import Images
@@ -87,3 +87,22 @@ def test_a_page_keeps_the_words_around_a_table(tmp_path: Path) -> None:
     assert page.read_text() == "before\n<!-- a -->\n| x | y |\n| --- | ---: |\n| 1 | 2 |\n<!-- /a -->\nafter\n"
     with pytest.raises(ValueError, match="no markers"):
         tables.put(page, "b", "text")
+
+
+def test_the_plain_loops_attack_finds_the_closed_form() -> None:
+    images = _images()
+    torch.manual_seed(0)
+    x = training._pgd(_linear(), images.x, images.y, PROBLEM.radius, PROBLEM.length, PROBLEM.steps)
+    _check(x, images)
+
+
+def test_both_training_loops_take_a_small_case() -> None:
+    case = training.Case("", "digits-cnn", 16, 2)
+    assert training.plain(case) > 0
+    assert training.product(case) > 0
+
+
+def test_the_training_table_by_hand() -> None:
+    """Ratios 2, 3 and 2.5, round by round; the medians of the speeds stand beside them."""
+    found = {"s1": {"plain loop": [100.0, 100.0, 200.0], "faultlight": [200.0, 300.0, 500.0]}}
+    assert training.table(found).splitlines()[-1] == "| S1 (mnist-cnn) | 256 | 100 | 300 | 2.50× | 2.00 – 3.00 |"

@@ -13,11 +13,12 @@ import faultlight as fl
 import runs
 import toys
 from faultlight.evaluation import adaptive
-from faultlight.evaluation.adaptive import Symptoms, adaptive_stages, cross_checks
+from faultlight.evaluation.adaptive import adaptive_stages, cross_checks
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import create_ledger, read_ledger
 from faultlight.evaluation.plan import CANARY, Stage, plan
 from faultlight.evaluation.probing import Scene, first_look
+from faultlight.evaluation.symptoms import Symptoms, look
 from faultlight.models.inspect import check_subject
 from faultlight.models.subject import Subject
 from faultlight.threat import parse_threat
@@ -103,7 +104,7 @@ def looked(folder: Path, function: Any) -> Symptoms:
     models = adaptive.further_models(subject, {"fast": subject, "exact": subject}, images.x)
     ledger = create_ledger(folder / "ledger.sqlite", {})
     scene = Scene(subject, images, models, judge, ledger, ranking, 0, 8, True)
-    found = adaptive.look(scene, LINF, rows)
+    found = look(scene, LINF, rows)
     ledger.close()
     return found
 

@@ -11,9 +11,9 @@ import torch
 import toys
 from faultlight.attacks._contract import Point, Problem
 from faultlight.attacks.pgd import PGD
-from faultlight.evaluation.adaptive import Symptoms
 from faultlight.evaluation.checks import CHECKS, CurvePoint, Evidence, Tried, run_all, run_checks
 from faultlight.evaluation.rows import Attempt, Finding, ImageRow, Outcome, Status
+from faultlight.evaluation.symptoms import Symptoms
 from faultlight.models.subject import Note, Subject
 
 SAMPLE = frozenset(range(100))

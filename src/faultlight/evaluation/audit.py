@@ -26,6 +26,7 @@ from faultlight.evaluation.probing import (
 from faultlight.evaluation.rows import Status
 from faultlight.evaluation.settings import Settings
 from faultlight.evaluation.stages import run_stages
+from faultlight.evaluation.symptoms import look
 from faultlight.evaluation.verdict import Verdict
 from faultlight.files import write_text
 from faultlight.geometry import check_radius
@@ -109,7 +110,7 @@ def _run(
     ledger.note("search", how)
     models = adaptive.further_models(subject, models, images.x)
     scene = Scene(subject, images, models, judge, ledger, ranking, settings.seed, slots, quiet)
-    symptoms = adaptive.look(scene, settings.threat, rows)
+    symptoms = look(scene, settings.threat, rows)
     standing = sum(row.status == Status.STANDING for row in rows)
     stages = adaptive.extended(stages, symptoms, models, settings.threat, settings.effort, standing)
     case = Case(scene, settings, stages, notes, symptoms, out)

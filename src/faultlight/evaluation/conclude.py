@@ -19,6 +19,7 @@ from faultlight.evaluation.probing import Scene, rows_of
 from faultlight.evaluation.rows import Attempt
 from faultlight.evaluation.settings import Settings
 from faultlight.evaluation.stages import spared_images
+from faultlight.evaluation.symptoms import Symptoms
 from faultlight.evaluation.trained import write_trained
 from faultlight.evaluation.verdict import Verdict, judge_ledger
 from faultlight.files import write_json
@@ -45,7 +46,7 @@ class Case:
     settings: Settings
     stages: tuple[Stage, ...]
     notes: tuple[Note, ...]
-    symptoms: adaptive.Symptoms
+    symptoms: Symptoms
     out: Path
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from faultlight.evaluation.adaptive import Symptoms
 from faultlight.evaluation.rows import Attempt, Finding, ImageRow, Status
+from faultlight.evaluation.symptoms import Symptoms
 from faultlight.evaluation.verdict import Share, percent
 from faultlight.models.subject import Note
 

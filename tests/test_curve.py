@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import faultlight as fl
 import runs
-from faultlight.evaluation import curve
+from faultlight.evaluation import adaptive, curve
 from faultlight.evaluation.ledger import read_ledger
 from faultlight.evaluation.probing import _jobs_done
 from faultlight.evaluation.rows import Attempt, ImageRow, Outcome, Status
@@ -134,6 +134,15 @@ def test_where_gradients_are_hidden_the_curve_follows_lent_ones(masked: Path) ->
         assert len(broke) == standing[0]
     assert record["distances"]["found_by"][curve.NEAREST_LENT] > 0
     assert record["distances"]["median"] < 0.5
+
+
+def test_a_cross_check_that_borrows_gradients_draws_the_curve_with_them_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Symptoms are measured on a sample and can miss what only the cross-check then finds."""
+    monkeypatch.setattr(adaptive, "adaptive_stages", lambda *_: ())
+    fl.audit(runs.subject(Rounded()), runs.digits(10), "linf:0.2", tmp_path / "run", effort="quick")
+    assert json.loads((tmp_path / "run/records/curve.json").read_text())["lent"]
 
 
 def test_the_check_still_says_that_own_gradients_fail(masked: Path) -> None:

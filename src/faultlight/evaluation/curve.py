@@ -10,7 +10,7 @@ from typing import Any
 
 from faultlight.attacks.fgsm import FGSM
 from faultlight.attacks.fmn import FMN
-from faultlight.evaluation.adaptive import STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED
+from faultlight.evaluation.adaptive import STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, TRANSFER, TRANSFER_ALL
 from faultlight.evaluation.checks.evidence import CurvePoint
 from faultlight.evaluation.plan import Search, curve_attack
 from faultlight.evaluation.probing import Scene, probe_images
@@ -77,7 +77,7 @@ def _search(scene: Scene, threat: Threat, rows: list[int], names: tuple[str, str
 
 def _hidden(scene: Scene) -> bool:
     """Return whether a straight-through search broke what the model's own gradients did not."""
-    searches = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED)
+    searches = (STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED, TRANSFER, TRANSFER_ALL)
     return any(attempt.broke for probe in searches for attempt in scene.ledger.attempts(probe))
 
 

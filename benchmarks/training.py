@@ -1,7 +1,7 @@
 """Training throughput: the product's loop against the plain PyTorch loop, each in a process of its own.
 
     python -m benchmarks.training                      three cases, three rounds, into docs/benchmarks.md
-    python -m benchmarks.training --only s1 --rounds 1 --dry
+    python -m benchmarks.training --only s1 --rounds 1
 
 The plain loop is the one of the tutorials: float32, a DataLoader over tensors, an optimiser as it comes, and for
 adversarial training PGD by `torch.autograd.grad` with the weights left as they are. It does no augmentation, for which
@@ -174,18 +174,20 @@ def main() -> None:
                 speed = apart(name, who, arguments.threads)
                 found.setdefault(name, {}).setdefault(who, []).append(speed)
                 print(f"{name} round {turn + 1}: {who}: {speed:,.1f} images a second", flush=True)
-    bf16 = decide(CASES["s1"].asked(), "cpu").bf16
-    arithmetic = f"Faultlight trained in {'bfloat16 products' if bf16 else 'float32: this machine has no AMX'}."
+    if not found:
+        raise SystemExit(f"no case is named like {arguments.only!r}; there are {', '.join(CASES)}")
+    quick = has_bf16_units("cpu")
+    arithmetic = f"Faultlight trained in {'bfloat16 products' if quick else 'float32: this machine has no AMX'}."
     text = "\n\n".join([table(found), f"{arguments.rounds} rounds. {arithmetic} {tables.machine(arguments.threads)}"])
     print(text)
-    if not arguments.dry:
+    if not (arguments.dry or arguments.only):
         tables.put(tables.PAGE, "training", text)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    parser.add_argument("--only", default="", help="cases whose name holds this: s1, resnet18, pgd7")
+    parser.add_argument("--only", default="", help="cases whose name holds this; writes no page")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dry", action="store_true", help="print the table, write no page")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)

@@ -13,7 +13,7 @@ import faultlight as fl
 import runs
 import toys
 from faultlight.evaluation import adaptive
-from faultlight.evaluation.adaptive import adaptive_stages, cross_checks
+from faultlight.evaluation.adaptive import adaptive_stages, cross_checks, is_gradient_search
 from faultlight.evaluation.judge import Judge
 from faultlight.evaluation.ledger import create_ledger, read_ledger
 from faultlight.evaluation.plan import CANARY, Stage, plan
@@ -64,7 +64,7 @@ def test_searches_that_do_not_apply_are_left_out() -> None:
 
 
 def test_cross_checks_take_a_small_sample_and_pass_successes_on() -> None:
-    stages = cross_checks(plan("standard"), MODELS, 4000)
+    stages = cross_checks(plan("standard"), MODELS, "linf", 4000)
     assert [stage.name for stage in stages] == ["check-noise", "check-transfer", "transfer", "check-doubled", "doubled"]
     sampled = [stage for stage in stages if not stage.after]
     assert {stage.share * 4000 for stage in sampled} == {100}
@@ -75,8 +75,21 @@ def test_cross_checks_take_a_small_sample_and_pass_successes_on() -> None:
 def test_what_is_doubled_is_the_longest_attack_on_all_images() -> None:
     stages = [Stage("a", fl.attacks.FGSM()), Stage("b", fl.attacks.PGD(steps=7, targets=9, restarts=3))]
     stages += [Stage("c", fl.attacks.PGD(steps=50), share=0.1), Stage("d", fl.attacks.UniformNoise(steps=99))]
-    (doubled,) = [stage for stage in cross_checks(stages, MODELS, 10) if stage.name == "check-doubled"]
+    (doubled,) = [stage for stage in cross_checks(stages, MODELS, "linf", 10) if stage.name == "check-doubled"]
     assert doubled.attack == fl.attacks.PGD(steps=14)
+
+
+@pytest.mark.parametrize("effort", ["quick", "standard"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_what_is_doubled_is_made_for_the_norm_and_ran_on_all(effort: str, norm: Any) -> None:
+    """A longer attack of another norm, or one that waits for a success, would leave the check without an image."""
+    stages = (*plan(effort), *adaptive_stages(Symptoms(50, agreement=0.3), MODELS, parse_threat(f"{norm}:1"), effort))
+    ran = [stage for stage in stages if norm in stage.norms and stage.share == 1 and not stage.after]
+    found = [stage for stage in cross_checks(stages, MODELS, norm, 40) if stage.name == "check-doubled"]
+    assert len(found) == any(is_gradient_search(stage.attack) for stage in ran)
+    for doubled in found:
+        assert norm in doubled.norms
+        assert doubled.attack.steps == 2 * max(s.attack.steps for s in ran if is_gradient_search(s.attack))
 
 
 class After(nn.Module):

@@ -103,6 +103,11 @@ class Mixing(nn.Module):
         return x.flatten(1) - x.flatten(1).mean(0)
 
 
+class Computed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (0, x.shape[3] % 2 + 1)).flatten(1)
+
+
 class Filled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.pad(x, (1, 1), value=0.5).flatten(1)
@@ -119,6 +124,8 @@ class Filled(nn.Module):
         (nn.Sequential(nn.Conv2d(2, 3, 3)), "does not give one row of logits"),
         (nn.Sequential(nn.ReflectionPad2d(1), nn.Flatten()), "there is no bound for ReflectionPad2d"),
         (Filled(), "a padding by anything but zeros"),
+        (nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Flatten()), "a padding by anything but zeros"),
+        (Computed(), "a padding is computed"),
         (Branching(), "cannot be traced"),
         (Mixing(), "a mean over the images of a batch"),
     ],

@@ -16,6 +16,7 @@ from faultlight.evaluation import adaptive, curve
 from faultlight.evaluation.ledger import read_ledger
 from faultlight.evaluation.probing import _jobs_done
 from faultlight.evaluation.rows import Attempt, ImageRow, Outcome, Status
+from faultlight.threat import Threat
 
 
 def image(number: int, right: bool = True, finite: bool = True) -> ImageRow:
@@ -68,6 +69,19 @@ def test_a_twin_does_not_end_a_search_for_the_nearest() -> None:
     held = [attempt(0, curve.NEAREST, 0.2)]
     assert _jobs_done(held, nearest=True)(0) == 1
     assert _jobs_done(held, nearest=False)(0) > 1 << 20
+
+
+def test_a_curve_is_lowered_only_once_all_of_it_can_be() -> None:
+    """Images 0 to 2 are sampled. Lent gradients break image 0 at 0.1, then 0 and 1 at 0.2: not at one ε alone."""
+    balls = [Threat("linf", 0.1), Threat("linf", 0.2)]
+    own = [attempt(number, curve.PROBE, None, str(ball)) for ball in balls for number in range(3)]
+    first = [attempt(0, curve.LENT, 0.1, "linf:0.1"), *(attempt(n, curve.LENT, None, "linf:0.1") for n in (1, 2))]
+    last = [attempt(n, curve.LENT, 0.2 if n < 2 else None, "linf:0.2") for n in range(3)]
+    for attempts, lent, standing in ((own + first, False, [3, 3, 3]), (own + first + last, True, [3, 2, 1])):
+        points = [curve.curve_points(IMAGES, attempts, balls, probe) for probe in (curve.PROBE, curve.LENT)]
+        record = curve.curve_record(*points, IMAGES, balls[0], None)
+        assert record["lent"] is lent
+        assert [point["standing"] for point in record["points"]] == standing
 
 
 @pytest.fixture(scope="module")

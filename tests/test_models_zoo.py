@@ -15,6 +15,9 @@ from torch import nn
 from faultlight.errors import InputError
 from faultlight.models import zoo
 from faultlight.models.saved import read_saved, save_model
+from faultlight.models.subject import Subject
+from faultlight.views.listening import leaves_of, outputs
+from faultlight.views.occlusion import last_map_layer
 
 
 def size(module: nn.Module) -> int:
@@ -238,13 +241,23 @@ def test_other_shapes_and_class_counts_fit(name: str, shape: tuple[int, int, int
     assert zoo.build(name, 3, shape, **options).eval()(torch.zeros(2, *shape)).shape == (2, 3)
 
 
+def test_a_view_of_an_averaged_answer_shows_the_image_itself_and_not_its_mirror_image() -> None:
+    plain, mirrored = (zoo.build("fast-cifar", 10, (3, 32, 32), mirror=each) for each in (0, 1))
+    mirrored.inner.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    subjects = [Subject(module.eval(), 10, "net") for module in (plain, mirrored)]
+    maps = [outputs(each, x, leaves_of(each))[str(last_map_layer(each, x))] for each in subjects]
+    torch.testing.assert_close(maps[1], maps[0])
+    assert not torch.allclose(maps[0], maps[0].flip(3))
+
+
 def test_an_answer_averaged_over_the_mirror_image_is_that_of_the_layers() -> None:
     plain, mirrored = (zoo.build("fast-cifar", 10, (3, 32, 32), mirror=each) for each in (0, 1))
     x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    mirrored.load_state_dict(plain.state_dict())
+    mirrored.inner.load_state_dict(plain.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(mirrored.train()(x), plain.train()(x))
-        mirrored.load_state_dict(plain.state_dict())
+        mirrored.inner.load_state_dict(plain.state_dict())
         due = (plain.eval()(x) + plain(x.flip(3))) / 2
         torch.testing.assert_close(mirrored.eval()(x), due)
         torch.testing.assert_close(mirrored(x.flip(3)), due)
@@ -295,8 +308,9 @@ def test_activations_are_modules_used_once(name: str, shape: tuple[int, int, int
         (lambda: zoo.build("minst-cnn", 10, (1, 28, 28)), "did you mean 'mnist-cnn'"),
         (lambda: zoo.build("resnet18", 10, (3, 32, 32), widht=16), "did you mean 'width'"),
         (lambda: zoo.build("resnet18", 10, (3, 32, 32), width=0), "at least 1, not 0"),
+        (lambda: zoo.build("fast-cifar", 10, (3, 32, 32), mirror=2), "is 0 or 1, not 2"),
         (lambda: zoo.build("threshold-cnn", 10, (1, 28, 28), border=-1), "at least 0, not -1"),
-        (lambda: zoo.build("threshold-cnn", 10, (1, 28, 28), border=13), "at least 4×4 pixels, not 2×2"),
+        (lambda: zoo.build("threshold-cnn", 10, (1, 28, 28), border=13), "has 2×2 pixels left within a border of 13"),
         (lambda: zoo.build("mnist-cnn", 1, (1, 28, 28)), "at least 2"),
         (lambda: zoo.build("mnist-cnn", 10, (1, 3, 28)), "at least 4×4 pixels, not 3×28"),
         (lambda: zoo.build("cnn-a", 10, (1, 9, 28)), "at least 10×10 pixels, not 9×28"),

@@ -91,6 +91,16 @@ def test_a_success_on_a_sample_has_all_attacked(scene: Scene, threat: object, fo
         assert len(chosen_rows("all", scene.ledger)) > 20
 
 
+def test_the_rest_is_what_the_stage_before_was_not_run_on(scene: Scene) -> None:
+    before = standing(scene)
+    part = Stage("part", PGD(steps=1, loss="margin"), share=0.5)
+    run_stages(scene, parse_threat("linf:0.05"), (part, Stage("rest", WEAK, after=("part",), rest=True)))
+    tried, rest = (set(chosen_rows(name, scene.ledger)) for name in ("part", "rest"))
+    assert any(attempt.broke for attempt in scene.ledger.attempts("part"))
+    assert not tried & rest
+    assert tried | rest == set(before)
+
+
 def test_a_stage_whose_attack_is_not_made_for_the_norm_is_left_out(scene: Scene) -> None:
     run_stages(scene, parse_threat("l0:1"), (Stage("square", Square(steps=5)), Stage("pgd", WEAK)))
     assert not scene.ledger.attempts("square")

@@ -193,6 +193,17 @@ def test_a_row_is_changed_alike_wherever_it_lies() -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("rows", [None, torch.tensor([40, 2, 11, 3, 30, 1, 8])])
+def test_a_row_is_mirrored_in_turn_alike_wherever_it_lies(rows: torch.Tensor | None) -> None:
+    x = torch.rand(7, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    spec, shares = Augment(flip="alternate"), [Ranks(rank, 2).share(7) for rank in (0, 1)]
+    whole = augment(x, spec, 3, 1, 2, rows=rows)
+    own = [None if rows is None else share.own(rows) for share in shares]
+    parts = [augment(share.own(x), spec, 3, 1, 2, share, each) for share, each in zip(shares, own, strict=True)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(whole, x)
+
+
 def test_each_process_has_a_gpu_of_its_own() -> None:
     assert Ranks(3, 4, 1).device("cuda") == "cuda:1"
     assert Ranks(3, 4, 1).device("cpu") == "cpu"

@@ -127,6 +127,11 @@ def test_batch_norm_learns_at_its_own_multiple_of_the_rate_by_hand() -> None:
     assert [epoch["lr"] for epoch in state.history] == pytest.approx([0.5, 0.25])
 
 
+def test_a_rate_for_batch_norm_needs_batch_norm() -> None:
+    with pytest.raises(InputError, match=r"optimiser\.norm_lr: the network has no batch norm"):
+        start(OneWeight(), recipe(optimiser=SGD | {"norm_lr": 2.0}))
+
+
 def test_the_first_adam_step_has_the_length_of_the_learning_rate() -> None:
     state = run_one_weight(recipe(optimiser={"name": "adam", "lr": 0.01}), images=1)
     assert weight(state) == pytest.approx(0.01, abs=1e-6)

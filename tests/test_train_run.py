@@ -197,6 +197,17 @@ def test_resuming_with_another_version_is_refused(
         train(quick(epochs=8), out=finished, data=splits, resume=True, quiet=True)
 
 
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(run_folder: Path, splits: Splits) -> None:
+    train(quick(epochs=1), out=run_folder, data=splits, quiet=True)
+    asked = run_folder / "run.toml"
+    before = asked.read_text(encoding="utf-8")
+    assert "norm_lr = 1.0\n" in before
+    asked.write_text(before.replace("norm_lr = 1.0\n", ""), encoding="utf-8")
+    train(quick(epochs=1), out=run_folder, data=splits, quiet=True, resume=True)
+    with pytest.raises(InputError, match=r"recipe\.optimiser\.lr was .*, now 2\.0"):
+        train(quick(epochs=1, **{"optimiser.lr": 2.0}), out=run_folder, data=splits, quiet=True, resume=True)
+
+
 def test_a_second_run_in_a_folder_in_use_is_refused(run_folder: Path, splits: Splits) -> None:
     with lock(run_folder), pytest.raises(InputError, match="another run is using this folder"):
         train(quick(), out=run_folder, data=splits, quiet=True)

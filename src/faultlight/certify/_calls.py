@@ -150,6 +150,8 @@ def _mean(x: Value, dim: Any, keepdim: bool = False) -> Read:
 def _padded(x: Value, pad: Any, mode: str = "constant", value: Any = None) -> Read:
     if mode != "constant" or value:
         raise NoCertificate("no certificate: there is no bound for a padding by anything but zeros")
+    if not all(isinstance(each, int) for each in pad):
+        raise NoCertificate("no certificate: a padding is computed, and what from is not known when the model is read")
     if len(pad) > 2 * len(x.shape):
         raise NoCertificate("no certificate: a padding adds to the images of a batch")
     return Average(partial(functional.pad, pad=tuple(pad)), x.shape, 0, mixes=False), (x,)
@@ -252,6 +254,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any, Value], Read]] = {
     nn.AvgPool2d: _of_average,
     nn.AdaptiveAvgPool2d: lambda module, x: _adaptive(x, module.output_size),
     nn.ZeroPad2d: lambda module, x: _padded(x, module.padding),
+    nn.ConstantPad2d: lambda module, x: _padded(x, module.padding, value=module.value),
     nn.MaxPool2d: _of_max_pool,
     nn.ReLU: lambda _, x: _rectifier(x),
     nn.LeakyReLU: lambda module, x: _leaky(x, module.negative_slope),
@@ -266,7 +269,7 @@ _FUNCTIONS: dict[str, Callable[..., Read]] = {
     **dict.fromkeys(("avg_pool2d",), _average),
     **dict.fromkeys(("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive),
     **dict.fromkeys(("mean",), _mean),
-    **dict.fromkeys(("pad",), _padded),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _padded),
     **dict.fromkeys(("max_pool2d", "boolean_dispatch"), _max_pool),
     **dict.fromkeys(("relu",), _rectifier),
     **dict.fromkeys(("leaky_relu",), _leaky),

@@ -228,15 +228,15 @@ class Average:
     mixes: bool = True
 
     def apply(self, x: Tensor) -> Tensor:
-        """Pool."""
+        """Map the numbers."""
         return self.function(x)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """Pool: no weight is negative."""
+        """Map the radii: no weight is negative."""
         return self.function(radius)
 
     def transpose(self, a: Tensor, window: Window | None) -> tuple[Tensor, Window | None]:
-        """Give each number of a window its part."""
+        """Give each number its part of what it went into."""
         with torch.enable_grad():
             x = a.new_zeros(len(a), *self.shape, requires_grad=True)
             pooled = self.function(x)

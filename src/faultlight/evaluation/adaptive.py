@@ -25,7 +25,7 @@ from faultlight.evaluation.symptoms import Symptoms
 from faultlight.models.straight_through import StraightThrough
 from faultlight.models.subject import Subject
 from faultlight.runtime import is_out_of_memory
-from faultlight.threat import Threat
+from faultlight.threat import Norm, Threat
 
 STRAIGHT_THROUGH, STRAIGHT_THROUGH_TARGETED = "straight-through", "straight-through-targeted"
 SMOOTHED, SMOOTHED_ALL, BLACK_BOX = "smoothed", "smoothed-all", "black-box"
@@ -63,7 +63,7 @@ def extended(
     further = adaptive_stages(symptoms, models, threat, effort)
     if any(stage.name == BLACK_BOX for stage in further):
         plan = tuple(stage for stage in plan if stage.name != CANARY)
-    return (*plan, *further, *cross_checks((*plan, *further), models, standing))
+    return (*plan, *further, *cross_checks((*plan, *further), models, threat.norm, standing))
 
 
 def adaptive_stages(symptoms: Symptoms, models: dict[Search, Model], threat: Threat, effort: str) -> tuple[Stage, ...]:
@@ -77,19 +77,19 @@ def adaptive_stages(symptoms: Symptoms, models: dict[Search, Model], threat: Thr
     if symptoms.scattered or symptoms.jumpy or symptoms.flat:
         # It asks the model many times a step.
         stages.append(Stage(SMOOTHED, sweep, share=0.25, least=200, model="smoothed"))
-        stages.append(Stage(SMOOTHED_ALL, sweep, model="smoothed", after=(SMOOTHED,)))
+        stages.append(Stage(SMOOTHED_ALL, sweep, model="smoothed", after=(SMOOTHED,), rest=True))
     if (symptoms.masked or symptoms.scattered or symptoms.jumpy) and threat.norm in norms(Square):
         square = Square(steps=300 if effort == "quick" else 2000)
         stages.append(Stage(BLACK_BOX, square, share=0.25, least=200, model="exact"))
     return tuple(stages)
 
 
-def cross_checks(plan: Sequence[Stage], models: dict[Search, Model], standing: int) -> tuple[Stage, ...]:
+def cross_checks(plan: Sequence[Stage], models: dict[Search, Model], norm: Norm, standing: int) -> tuple[Stage, ...]:
     """Return searches on a sample of the standing images that must find nothing if the attacks were strong.
 
-    Random noise; a transfer from the straight-through twin; the plan's longest attack on all images, with its steps
-    doubled. The sample is a twentieth of what stands, at least 20 and at most 100 images, the nearest to breaking. One
-    success of the last two has all that stands searched in the same way.
+    Random noise; a transfer from the straight-through twin; the longest attack in the norm that the plan runs on all
+    images, with its steps doubled. The sample is a twentieth of what stands, at least 20 and at most 100 images, the
+    nearest to breaking. One success of the last two has all that stands searched in the same way.
     """
     part = {"share": min(0.05, 100 / max(standing, 1)), "least": 20}
     stages = [Stage(NOISE, UniformNoise(steps=10), **part)]  # type: ignore[arg-type]
@@ -97,7 +97,8 @@ def cross_checks(plan: Sequence[Stage], models: dict[Search, Model], standing: i
         sweep = PGD(steps=20, step_size=2.0, schedule="cosine", momentum=0.75, loss="margin")
         stages.append(Stage(TRANSFER, sweep, model="straight-through", **part))  # type: ignore[arg-type]
         stages.append(Stage(TRANSFER_ALL, replace(sweep, steps=40), model="straight-through", after=(TRANSFER,)))
-    iterated = [stage for stage in plan if stage.share == 1 and is_gradient_search(stage.attack)]
+    everywhere = [stage for stage in plan if stage.share == 1 and not stage.after and norm in stage.norms]
+    iterated = [stage for stage in everywhere if is_gradient_search(stage.attack)]
     if iterated:
         longest = max(iterated, key=lambda stage: stage.attack.steps)
         doubled = _doubled(longest.attack)

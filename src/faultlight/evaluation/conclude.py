@@ -88,9 +88,8 @@ def _write_records(case: Case, attempts: list[Attempt]) -> None:
     rows, ran = ledger.images(), {attempt.probe for attempt in attempts}
     records.write_probes(out, tuple(stage for stage in case.stages if not stage.after or stage.name in ran), attempts)
     nearest = curve.nearest_twins(rows, attempts, threat.norm)
-    points = curve.lowered(_points(case, attempts), attempts, threat.norm)
-    drawn = curve.curve_record(points, rows, threat, nearest, curve.LENT in ran)
-    write_json(out / "records" / "curve.json", drawn)
+    own, lent = (_points(case, attempts, probe) for probe in (curve.PROBE, curve.LENT))
+    write_json(out / "records" / "curve.json", curve.curve_record(own, lent, rows, threat, nearest))
     write_json(out / "records" / "certificates.json", certificates.certificate_record(ledger))
     records.write_adversarial(out, ledger, images)
     write_trained(out, subject)
@@ -108,9 +107,9 @@ def _write_stamp(case: Case, seconds: float) -> None:
     )
 
 
-def _points(case: Case, attempts: list[Attempt]) -> list[CurvePoint]:
+def _points(case: Case, attempts: list[Attempt], probe: str = curve.PROBE) -> list[CurvePoint]:
     radii = curve.radii(case.settings.threat, case.scene.images.shape)
-    return curve.curve_points(case.scene.ledger.images(), attempts, radii)
+    return curve.curve_points(case.scene.ledger.images(), attempts, radii, probe)
 
 
 def _evidence(case: Case, attempts: list[Attempt]) -> Evidence:

@@ -81,21 +81,24 @@ def _hidden(scene: Scene) -> bool:
     return any(attempt.broke for probe in searches for attempt in scene.ledger.attempts(probe))
 
 
-def curve_points(images: list[ImageRow], attempts: list[Attempt], balls: list[Threat]) -> list[CurvePoint]:
-    """Return the finished points of the curve's attack from the ledger; the first is ε = 0."""
+def curve_points(
+    images: list[ImageRow], attempts: list[Attempt], balls: list[Threat], probe: str = PROBE
+) -> list[CurvePoint]:
+    """Return the finished points of one of the curve's searches from the ledger; the first is ε = 0."""
     sampled = frozenset(images[row].id for row in _sample(images))
-    after = {ball: standing_after(PROBE, ball, sampled, attempts) for ball in balls}
+    after = {ball: standing_after(probe, ball, sampled, attempts) for ball in balls}
     found = [CurvePoint(ball.epsilon, ball.text, standing) for ball, standing in after.items() if standing is not None]
     return [CurvePoint(0.0, "0", sampled), *found]
 
 
-def lowered(points: list[CurvePoint], attempts: list[Attempt], norm: Norm) -> list[CurvePoint]:
-    """Return the points without the images that the attack broke there on the straight-through twin."""
-    broken: dict[str, set[int]] = {}
-    for attempt in attempts:
-        if attempt.probe == LENT and attempt.broke:
-            broken.setdefault(attempt.threat, set()).add(attempt.id)
-    return [replace(point, standing=point.standing - broken.get(f"{norm}:{point.text}", set())) for point in points]
+def lowered(own: list[CurvePoint], lent: list[CurvePoint]) -> list[CurvePoint]:
+    """Return the points without the images that the same attack broke there on the straight-through twin.
+
+    Until that has run at every ε they stay as they are: a curve lowered in part would rise again.
+    """
+    if len(lent) < len(own):
+        return own
+    return [replace(point, standing=point.standing & other.standing) for point, other in zip(own, lent, strict=True)]
 
 
 def standing_after(
@@ -168,11 +171,11 @@ def _quantile(values: Sequence[float], percent: int) -> float | None:
 
 
 def curve_record(
-    points: list[CurvePoint], images: list[ImageRow], threat: Threat, nearest: Nearest | None, lent: bool
+    own: list[CurvePoint], lent: list[CurvePoint], images: list[ImageRow], threat: Threat, nearest: Nearest | None
 ) -> dict[str, Any]:
     """Return the content of records/curve.json: accuracy over the sample's images, wrongly classified ones included.
 
-    "lent" says whether the attack ran on the straight-through twin as well.
+    "lent" says whether the attack ran on the straight-through twin as well, at every ε.
     """
     n = _counted(images)
     return {
@@ -180,9 +183,9 @@ def curve_record(
         "norm": threat.norm,
         "n": n,
         "probe": str(curve_attack(threat.norm)),
-        "lent": lent,
+        "lent": len(own) == len(lent),
         "audit_epsilon": threat.epsilon,
-        "points": [_point(point, n) for point in points],
+        "points": [_point(point, n) for point in lowered(own, lent)],
         "distances": distances_record(nearest),
     }
 

@@ -39,6 +39,7 @@ class Stage:
         skip: so many of the first targets are left out, since an earlier stage aimed at them.
         sample: choose the images at random, not the nearest; every such stage draws in the same order.
         after: run only where one of these earlier stages broke an image: what succeeds on a sample is tried on all.
+        rest: leave out the images that those earlier stages were run on.
         together: run all jobs of an image side by side, which is quicker for a few images.
     """
 
@@ -52,6 +53,7 @@ class Stage:
     skip: int = 0
     sample: bool = False
     after: tuple[str, ...] = ()
+    rest: bool = False
     together: bool = False
 
     @property

@@ -63,6 +63,10 @@ def _spared(stage: Stage, standing: int, kept: int) -> int:
     return max(0, min(max(stage.least, math.ceil(stage.share * standing)), standing) - kept)
 
 
+def _tried(ledger: Ledger, stages: tuple[str, ...]) -> frozenset[int]:
+    return frozenset(attempt.id for stage in stages for attempt in ledger.attempts(stage))
+
+
 def _broke(ledger: Ledger, stages: tuple[str, ...]) -> bool:
     return any(attempt.broke for stage in stages for attempt in ledger.attempts(stage))
 
@@ -74,7 +78,8 @@ def _chosen(stage: Stage, scene: Scene, cross_check: bool) -> list[int]:
     if kept is None:
         safe = frozenset() if cross_check else certificates.proven(scene.ledger)
         standing = [pair for pair in enumerate(scene.ledger.images()) if pair[1].status == Status.STANDING]
-        rows = [(row, image) for row, image in standing if image.id not in safe]
+        tried = _tried(scene.ledger, stage.after) if stage.rest else frozenset()
+        rows = [(row, image) for row, image in standing if image.id not in safe | tried]
         within = sum(_shortfall(image) <= stage.reach for _, image in rows)
         # A share of all that stands: what is certified would be the farthest of it, so the rest is nearest.
         count = max(stage.least, min(math.ceil(stage.share * len(standing)), within))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import ValidationError
 
 import faultlight
 from faultlight import files
@@ -84,7 +85,7 @@ def say_anew(folder: Path, resume: bool, quiet: bool) -> None:
 
 def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise InputError, with every key that differs, unless a run may go on under what is asked now."""
-    old, new = flatten(before), flatten(now)
+    old, new = flatten(_filled(before)), flatten(now)
     keys = [
         key for key in [*new, *old.keys() - new.keys()] if key not in _NOT_COMPARED and old.get(key) != new.get(key)
     ]
@@ -94,6 +95,15 @@ def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
             f"the run in {folder} cannot be resumed, since something else is asked now: {shown}; "
             f"ask for the same, or choose another folder with --out."
         )
+
+
+def _filled(before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what was asked with the defaults of settings that the recipe of an earlier version did not have yet."""
+    try:
+        recipe = Recipe.model_validate(before.get("recipe"))
+    except ValidationError:
+        return before
+    return {**before, "recipe": recipe.model_dump(exclude_none=True)}
 
 
 def clear_leftovers(folder: Path) -> None:

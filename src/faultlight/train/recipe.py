@@ -61,7 +61,7 @@ class Augment(_Table):
     """
 
     shift: int = Field(default=0, ge=0)
-    flip: bool | Literal["alternate"] = False
+    flip: Literal[True, False, "alternate"] = False
     rotate: float = Field(default=0.0, ge=0, le=180)
     zoom: float = Field(default=0.0, ge=0, le=0.5)
 

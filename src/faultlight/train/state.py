@@ -101,7 +101,11 @@ class State:
 
 
 def start(model: nn.Module, recipe: Recipe) -> State:
-    """Return the state before the first step of a network that is already on its device."""
+    """Return the state before the first step of a network that is already on its device.
+
+    Raises:
+        InputError: batch norm is to learn at a rate of its own, and there is none.
+    """
     average = copy.deepcopy(model).requires_grad_(False) if recipe.ema or recipe.swa else None
     return State(model, _optimiser(model, recipe), average)
 
@@ -179,8 +183,10 @@ def _groups(model: nn.Module, spec: Optimiser) -> list[dict[str, Any]]:
     """Return all parameters, those of batch norm apart where they learn at a rate of their own."""
     layers = (nn.BatchNorm1d, nn.BatchNorm2d)
     norms = [p for m in model.modules() if isinstance(m, layers) for p in m.parameters(recurse=False)]
-    if spec.norm_lr == 1 or not norms:
+    if spec.norm_lr == 1:
         return [{"params": list(model.parameters())}]
+    if not norms:
+        raise InputError("optimiser.norm_lr: the network has no batch norm that could learn at a rate of its own.")
     apart = {id(each) for each in norms}
     rest = [each for each in model.parameters() if id(each) not in apart]
     return [

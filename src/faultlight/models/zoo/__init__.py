@@ -1,10 +1,11 @@
 """The zoo: networks known by name, one file a family.
 
 A family is a frozen dataclass whose name is the file's (`mnist_cnn.py` → `MnistCnn` → "mnist-cnn"), with the fields
-`classes` and `shape`, any further whole-number options, the class variable `recipe` (the recipe that trains it, or
-"") and a method `module()` that builds the network. A new family is one new file; other people's packages add theirs
-through an entry point of the group `faultlight.models.zoo`. A family may also have a method `prepare(module, x)`, which
-training calls once with its images before the first step. "timm/NAME" is a network of the library timm.
+`classes` and `shape`, any further whole-number options (at least 1, or at least 0 where that is their default), the
+class variable `recipe` (the recipe that trains it, or "") and a method `module()` that builds the network. A new
+family is one new file; other people's packages add theirs through an entry point of the group
+`faultlight.models.zoo`. A family may also have a method `prepare(module, x)`, which training calls once with its
+images before the first step. "timm/NAME" is a network of the library timm.
 """
 
 from __future__ import annotations

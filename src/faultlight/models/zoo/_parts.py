@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from faultlight.errors import InputError
@@ -20,14 +21,17 @@ class Threshold(nn.Module):
         low: a, in [0, 0.5).
     """
 
+    start: Tensor
+
     def __init__(self, low: float = 0.4) -> None:
         super().__init__()
-        self._start = low
+        # Kept with the weights, so that a network with another threshold is another network.
+        self.register_buffer("start", torch.tensor(low))
         self.low, self.high = nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return t of each pixel."""
-        risen: Tensor = self.low((x - self._start) / (1 - 2 * self._start))
+        risen: Tensor = self.low((x - self.start) / (1 - 2 * self.start))
         clipped: Tensor = 1 - self.high(1 - risen)
         return clipped
 

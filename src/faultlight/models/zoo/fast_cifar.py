@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
+from faultlight.errors import InputError
 from faultlight.models.zoo._parts import after_windows
 
 _GROUPS = (64, 256, 256)
@@ -46,13 +47,15 @@ class FastCifar:
 
     def module(self) -> nn.Module:
         """Build the network; its whitening layer is random until `prepare` has seen images."""
+        if self.mirror not in (0, 1):
+            raise InputError(f"the option mirror of the network 'fast-cifar' is 0 or 1, not {self.mirror}.")
         after_windows("fast-cifar", self.shape, [(_SIDE, 1, 0), *[(2, 2, 0)] * len(_GROUPS)])
         channels = self.shape[0]
         directions = channels * _SIDE**2
         whiten = nn.Conv2d(channels, 2 * directions, _SIDE)
         whiten.weight.requires_grad_(False)
         groups = [_group(before, after) for before, after in zip((2 * directions, *_GROUPS), _GROUPS, strict=False)]
-        return (Mirrored if self.mirror else nn.Sequential)(
+        layers = nn.Sequential(
             OrderedDict(
                 whiten=whiten,
                 act=nn.GELU(),
@@ -65,6 +68,7 @@ class FastCifar:
                 scale=Scale(_SCALE),
             )
         )
+        return Mirrored(layers) if self.mirror else layers
 
     def prepare(self, module: nn.Module, x: Float32[Tensor, "n c h w"]) -> None:
         """Set the whitening layer from training images.
@@ -72,24 +76,30 @@ class FastCifar:
         Rows of Λ^(−1/2)·Eᵀ and their negatives, with Λ and E the eigenvalues and eigenvectors of the covariance of all
         2×2 patches of the first 5,000 images.
         """
-        weight = module.get_parameter("whiten.weight")
+        weight = module.get_parameter("inner.whiten.weight" if self.mirror else "whiten.weight")
         with torch.no_grad():
             rows = whitening(x[:_SAMPLE]).to(weight)
             weight.copy_(torch.cat([rows, -rows]))
 
 
-class Mirrored(nn.Sequential):
-    """Layers in a row whose answer in evaluation mode is the mean over an image and its mirror image."""
+class Mirrored(nn.Module):
+    """A network whose answer in evaluation mode is the mean over an image and its mirror image.
+
+    Args:
+        inner: from pixels to logits.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
-        logits = self._through(x)
-        return logits if self.training else (logits + self._through(x.flip(3))) / 2
-
-    def _through(self, x: Tensor) -> Tensor:
-        for layer in self:
-            x = layer(x)
-        return x
+        if self.training:
+            return cast(Tensor, self.inner(x))
+        # The image itself goes last: a view looks at the last use of a layer.
+        mirrored: Tensor = self.inner(x.flip(3))
+        return (mirrored + cast(Tensor, self.inner(x))) / 2
 
 
 class Scale(nn.Module):

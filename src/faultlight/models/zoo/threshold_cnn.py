@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from faultlight.errors import InputError
 from faultlight.models.zoo._parts import Threshold
 from faultlight.models.zoo.strided_cnn import StridedCnn
 
@@ -40,8 +41,14 @@ class ThresholdCnn:
 
     def module(self) -> nn.Module:
         """Build the network."""
-        channels, height, width = self.shape
-        rest = StridedCnn(self.classes, (channels, height - 2 * self.border, width - 2 * self.border), self.width)
+        channels, *sides = self.shape
+        height, width = (side - 2 * self.border for side in sides)
+        if self.border and min(height, width) < 4:
+            raise InputError(
+                f"the network 'threshold-cnn' has {max(height, 0)}×{max(width, 0)} pixels left within a border of "
+                f"{self.border}, and needs at least 4×4; choose a smaller border or larger images."
+            )
+        rest = StridedCnn(self.classes, (channels, height, width), self.width)
         front: dict[str, nn.Module] = {"crop": nn.ZeroPad2d(-self.border)} if self.border else {}
         front["threshold"] = Threshold()
         return nn.Sequential(OrderedDict(**front, **dict(rest.module().named_children())))

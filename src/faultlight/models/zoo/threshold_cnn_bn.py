@@ -21,8 +21,8 @@ class ThresholdCnnBn:
     """t(x) = 1 − ReLU(1 − ReLU((x − 0.4)/0.2)), three convolutions without padding, two linear layers; batch norm.
 
     conv 5×5 stride 2 (32) – conv 3×3 (64) – conv 4×4 stride 2 (64) – linear (128) – linear, batch norm and ReLU behind
-    all but the last. As in `threshold-cnn` the threshold is not learnt, and what L∞ 0.3 can still move are grey pixels:
-    one in twelve on MNIST, one in five there. 217,706 parameters on MNIST.
+    all but the last. As in `threshold-cnn` the threshold is not learnt, and what L∞ 0.3 can still move are grey pixels,
+    on MNIST one in twelve. 217,706 parameters on MNIST.
 
     Args:
         classes: the number of logits.

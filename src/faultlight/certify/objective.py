@@ -7,6 +7,7 @@ mix its images.
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +16,7 @@ from faultlight.certify._ball import ball
 from faultlight.certify._lines import lines
 from faultlight.certify._margins import Margins, every_other_class, margins_from
 from faultlight.certify._network import Network
+from faultlight.certify._operations import Linear, Rectifier
 from faultlight.certify._ranges import interval_ranges
 from faultlight.certify._reading import read_network
 from faultlight.threat import Threat
@@ -75,9 +77,26 @@ def _margins(network: Network, x: Tensor, y: Tensor, epsilon: float, beta: float
     ranges = interval_ranges(network, around, rounding=False)
     asked = every_other_class(y, network.classes)
     if beta == 0:
+        last = network.nodes[-1]
+        before = last.inputs[0]
+        if isinstance(last.operation, Linear) and isinstance(network.nodes[before].operation, Rectifier):
+            return _through_last(last.operation, ranges.lower[before], ranges.upper[before], y)
         return margins_from(network, around, ranges, y, asked, {})
     by_crown = margins_from(network, around, ranges, y, asked, lines(network, ranges))
     return by_crown if beta == 1 else beta * by_crown + (1 - beta) * _margins(network, x, y, epsilon, beta=0.0)
+
+
+def _through_last(last: Linear, lower: Tensor, upper: Tensor, y: Tensor) -> Margins:
+    """Return the interval bounds of z_y − z_j through a linear layer: at the middle, less |W_y − W_j| times the radii.
+
+    They are those of `margins_from`, by one product for all pairs of classes.
+    """
+    differences = (last.matrix[:, None] - last.matrix).abs()
+    middle, radius = last.apply((lower + upper) / 2), (upper - lower) / 2
+    spread = (radius @ differences.flatten(0, 1).T).view(len(y), *differences.shape[:2])
+    rows = torch.arange(len(y), device=y.device)
+    margins: Margins = (middle.gather(1, y[:, None]) - middle - spread[rows, y]).double()
+    return margins
 
 
 def _worst(margins: Margins, y: Tensor) -> Tensor:

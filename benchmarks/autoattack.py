@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks import nets, tables
+from benchmarks.apart import run_apart
 from benchmarks.counting import Counting
 from faultlight import files
 from faultlight.data.images import Images
@@ -136,21 +136,6 @@ def measure(name: str, contest: Contest) -> Outcome:
     return Outcome(wall, cpu, attacked.forwards, attacked.backwards, sorted(standing), sorted(clean))
 
 
-def run_apart(name: str, contest: Contest, threads: int) -> Outcome:
-    """Run a contender in a new process with glibc's own allocator settings and so many threads."""
-    plain = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
-    order = json.dumps({"name": name, "contest": asdict(contest)})
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.autoattack", "--order", order],
-        env=plain | {"OMP_NUM_THREADS": str(threads)},
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
-
-
 def _within(x: Tensor, images: Images, contest: Contest) -> Tensor:
     """Points that have left the ball by more than rounding are no points at all."""
     far = (x.double() - images.x.double()).abs().flatten(1).amax(1) > parse_threat(contest.threat).epsilon * (1 + 1e-5)
@@ -212,7 +197,8 @@ def _one(contest: Contest, arguments: argparse.Namespace) -> None:
     rounds: dict[str, list[Outcome]] = {name: [] for name in names}
     for turn in range(arguments.rounds):
         for name in names:
-            found = run_apart(name, contest, arguments.threads)
+            order = {"name": name, "contest": asdict(contest)}
+            found = Outcome(**run_apart("autoattack", order, arguments.threads))
             rounds[name].append(found)
             print(
                 f"{contest.net} round {turn + 1}: {name}: {found.seconds:.1f} s, {len(found.standing)} stand",

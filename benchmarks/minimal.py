@@ -15,13 +15,10 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -30,6 +27,7 @@ from torch import Tensor, nn
 
 import faultlight as fl
 from benchmarks import advlib, nets, tables
+from benchmarks.apart import run_apart
 from faultlight import files, geometry
 from faultlight.attacks._contract import Attack
 from faultlight.attacks.carlini_wagner import CarliniWagner
@@ -193,20 +191,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def run_apart(name: str, net: str, n: int, threads: int) -> Found:
-    """Run a contender in a new process with glibc's own allocator settings and so many threads."""
-    plain = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.minimal", "--order", json.dumps({"name": name, "net": net, "n": n})],
-        env=plain | {"OMP_NUM_THREADS": str(threads)},
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return Found(**json.loads(done.stdout.splitlines()[-1]))
-
-
 def table(found: dict[str, list[Found]]) -> str:
     """Return the figures of every contender, contest by contest, and Faultlight's gain on the fastest peer."""
     rows = []
@@ -240,7 +224,8 @@ def main() -> None:
     found: dict[str, list[Found]] = {name: [] for name in names}
     for turn in range(arguments.rounds):
         for name in names:
-            found[name].append(run_apart(name, arguments.net, arguments.n, arguments.threads))
+            order = {"name": name, "net": arguments.net, "n": arguments.n}
+            found[name].append(Found(**run_apart("minimal", order, arguments.threads)))
             print(f"round {turn + 1}: {name}: {found[name][-1]}", flush=True)
     text = f"{arguments.net}, {arguments.n} images.\n\n{table(found)}\n\n{tables.machine(arguments.threads)}"
     print(f"\n{text}\n", flush=True)

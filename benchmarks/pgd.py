@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 from benchmarks import ladder, nets, tables
 from benchmarks.contenders import OURS, PEERS, Problem
-from benchmarks.worker import Found, run_apart
+from benchmarks.worker import Found, found_apart
 from faultlight import files
 
 PROBLEMS = (
@@ -43,7 +43,7 @@ def contest(problem: Problem, names: Sequence[str], rounds: int, threads: int) -
     found: dict[str, list[Found]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names:
-            result = run_apart(name, problem, batches[name], threads)
+            result = found_apart(name, problem, batches[name], threads)
             found[name].append(result)
             print(
                 f"{problem.net} round {turn + 1}: {name}: {result.seconds:.2f} s, {result.cpu:.2f} s of processor "
@@ -62,7 +62,7 @@ def _best_batch(problem: Problem, name: str, threads: int) -> int:
     key = (problem.net, name)
     if key not in _chosen:
         short = replace(problem, steps=_TRIAL_STEPS)
-        trials = {size: run_apart(name, short, size, threads).seconds for size in problem.batches}
+        trials = {size: found_apart(name, short, size, threads).seconds for size in problem.batches}
         _chosen[key] = min(trials, key=lambda size: trials[size])
         print(f"{problem.net}: {name}: batch {_chosen[key]} of {trials}", flush=True)
     return _chosen[key]

@@ -13,19 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import faultlight as fl
 from benchmarks import nets, tables
+from benchmarks.apart import run_apart
 from benchmarks.counting import Counting
 from faultlight import files, geometry
 from faultlight.attacks._contract import Attack
@@ -189,18 +188,9 @@ def _broken(contest: Contest, images: Images, x: Tensor, game: Game) -> int:
     return int((hit & few & inside).sum())
 
 
-def run_apart(name: str, contest: Contest, threads: int) -> list[Outcome]:
-    """Have a contender play in a new process with glibc's own allocator settings and so many threads."""
-    plain = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pixels", "--order", json.dumps({"name": name, "contest": asdict(contest)})],
-        env=plain | {"OMP_NUM_THREADS": str(threads)},
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return [Outcome(**outcome) for outcome in json.loads(done.stdout.splitlines()[-1])]
+def _outcomes(name: str, contest: Contest, threads: int) -> list[Outcome]:
+    played = run_apart("pixels", {"name": name, "contest": asdict(contest)}, threads)
+    return [Outcome(**outcome) for outcome in played]
 
 
 def table(contest: Contest, found: dict[str, list[Outcome]]) -> str:
@@ -249,7 +239,7 @@ def _one(net: str, arguments: argparse.Namespace) -> list[str]:
     texts = []
     for contest, names in ((few, [*CONTENDERS]), (many, cheap)):
         print(f"{net}: {contest.images} images, {', '.join(names)}", flush=True)
-        found = {name: run_apart(name, contest, arguments.threads) for name in names}
+        found = {name: _outcomes(name, contest, arguments.threads) for name in names}
         texts.append(f"{net}, {contest.images} images:\n\n{table(contest, found)}")
         print(f"\n{texts[-1]}\n", flush=True)
         if not arguments.dry:

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -31,6 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import nets, tables
+from benchmarks.apart import run_apart
 from faultlight import files
 from faultlight.data.images import Images
 from faultlight.data.load import load_data
@@ -206,18 +205,6 @@ def _resident(field: str) -> float:
     return int(line.split()[1]) / 2**10
 
 
-def _peak_apart(name: str, n: int) -> float:
-    order = json.dumps({"name": name, "n": n})
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.projection", "--order", order],
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout.splitlines()[-1])
-
-
 def table(name: str, n: int, found: Race, memory: float, held: int) -> str:
     """Return the figures of a net: mining, each layer's projections, their sum, and the memory."""
     passes, mined = (median(seconds) for seconds in found.mining.values())
@@ -272,7 +259,7 @@ def main() -> None:
             continue
         n, held = arguments.n or n, arguments.held
         found = race(name, n, arguments.rounds, arguments.layer)
-        parts.append(table(name, n, found, _peak_apart(name, held), held))
+        parts.append(table(name, n, found, run_apart("projection", {"name": name, "n": held}, arguments.threads), held))
         kept[name] = {"mining": found.mining, "layers": found.layers}
         print(f"{parts[-1]}\n", flush=True)
     if not arguments.dry:

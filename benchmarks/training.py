@@ -14,11 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -27,6 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import tables
+from benchmarks.apart import run_apart
 from faultlight.data.load import load_data
 from faultlight.models import zoo
 from faultlight.runtime import keep_allocator
@@ -133,20 +131,6 @@ def product(case: Case) -> float:
     return case.batch * case.steps / seconds(case.steps)
 
 
-def apart(case: str, who: str, threads: int) -> float:
-    """Return a contender's images a second, measured in a new process with glibc's own allocator settings."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training", "--one", json.dumps([case, who]), "--threads", str(threads)],
-        env=clean | {"OMP_NUM_THREADS": str(threads)},
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return float(json.loads(done.stdout.splitlines()[-1]))
-
-
 def table(found: dict[str, dict[str, list[float]]]) -> str:
     """Return images a second of both, and their ratio round by round."""
     rows = []
@@ -163,15 +147,15 @@ def main() -> None:
     """Run what is asked and write the page."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    if arguments.one:
-        case, who = json.loads(arguments.one)
+    if arguments.order:
+        case, who = json.loads(arguments.order)
         print(json.dumps((product if who == "faultlight" else plain)(CASES[case])))
         return
     found: dict[str, dict[str, list[float]]] = {}
     for turn in range(arguments.rounds):
         for name in (each for each in CASES if arguments.only in each):
             for who in CONTENDERS:
-                speed = apart(name, who, arguments.threads)
+                speed = float(run_apart("training", [name, who], arguments.threads))
                 found.setdefault(name, {}).setdefault(who, []).append(speed)
                 print(f"{name} round {turn + 1}: {who}: {speed:,.1f} images a second", flush=True)
     if not found:
@@ -190,7 +174,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="cases whose name holds this; writes no page")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dry", action="store_true", help="print the table, write no page")
-    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--order", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -7,19 +7,17 @@ contender gets one, and the peers' is left as they leave it.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from benchmarks import contenders, ladder, nets
+from benchmarks.apart import run_apart
 from benchmarks.contenders import Contender, Problem
 from faultlight.data.images import Images
 from faultlight.data.load import load_data
@@ -64,20 +62,9 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
-def run_apart(name: str, problem: Problem, batch: int, threads: int) -> Found:
-    """Run a contender in a new process with glibc's own allocator settings and so many threads."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
-    order = json.dumps({"name": name, "problem": problem.__dict__, "batch": batch})
-    command = [sys.executable, "-m", "benchmarks.worker", order]
-    done = subprocess.run(
-        command,
-        env=clean | {"OMP_NUM_THREADS": str(threads)},
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return Found(**json.loads(done.stdout.splitlines()[-1]))
+def found_apart(name: str, problem: Problem, batch: int, threads: int) -> Found:
+    """Return what a contender comes to in a new process with so many threads."""
+    return Found(**run_apart("worker", {"name": name, "problem": problem.__dict__, "batch": batch}, threads))
 
 
 def measure(entry: Entry, module: Callable[[], nn.Module], images: Images, problem: Problem, batch: int) -> Found:
@@ -115,4 +102,4 @@ def main(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[sys.argv.index("--order") + 1]))

@@ -33,7 +33,7 @@ from faultlight.train.loop import Plan, fit
 from faultlight.train.memory import reside
 from faultlight.train.numerics import decide
 from faultlight.train.objectives import build
-from faultlight.train.recipe import Recipe, load_recipe
+from faultlight.train.recipe import Optimiser, Recipe, load_recipe
 from faultlight.train.state import start
 
 CONTENDERS = ("plain loop", "faultlight")
@@ -74,12 +74,7 @@ def plain(case: Case) -> float:
     recipe = case.asked()
     images = load_data(recipe.data, split="train", n=case.batch * case.steps)
     model = zoo.build(recipe.model, len(images.classes), images.shape, **recipe.options)
-    spec, weights = recipe.optimiser, list(model.parameters())
-    optimiser = (
-        torch.optim.SGD(weights, spec.lr, spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov)
-        if spec.name == "sgd"
-        else torch.optim.Adam(weights, spec.lr)
-    )
+    optimiser = plain_optimiser(model, recipe.optimiser)
     asked = recipe.objective.model_dump()
     loader = DataLoader(TensorDataset(images.x, images.y), batch_size=case.batch, shuffle=True)
 
@@ -98,6 +93,14 @@ def plain(case: Case) -> float:
     for x, y in loader:
         step(x, y)
     return case.batch * case.steps / (time.perf_counter() - began)
+
+
+def plain_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe as a tutorial would make it."""
+    weights = list(model.parameters())
+    if spec.name == "sgd":
+        return torch.optim.SGD(weights, spec.lr, spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov)
+    return torch.optim.Adam(weights, spec.lr)
 
 
 def _pgd(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, length: float, steps: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("benchmarks.contenders", reason="the benchmarks lie beside the tests in the source tree only")
 
-from benchmarks import contenders, ladder, tables, training
+from benchmarks import contenders, ladder, learning, tables, training
 from benchmarks.contenders import Problem
 
 from faultlight.data.images import Images
@@ -111,3 +111,33 @@ def test_the_training_table_by_hand() -> None:
     """Ratios 2, 3 and 2.5, round by round; the medians of the speeds stand beside them."""
     found = {"s1": {"plain loop": [100.0, 100.0, 200.0], "faultlight": [200.0, 300.0, 500.0]}}
     assert training.table(found).splitlines()[-1] == "| S1 (mnist-cnn) | 256 | 100 | 300 | 2.50× | 2.00 – 3.00 |"
+
+
+def test_the_plain_loop_learns_and_stops_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "short.toml"
+    path.write_text('name = "short"\ntitle = ""\nmodel = "digits-cnn"\ndata = "digits"\nepochs = 3\nbatch = 32\n')
+    points, right = learning.plain(str(path), looks=2, limit=1e9)
+    assert len(points) == 2 * 3
+    assert points == sorted(points, key=lambda point: point[0])
+    assert right > 0.5
+    assert learning.plain(str(path), looks=1, limit=0.0)[0] == []
+
+
+def test_time_to_an_accuracy_by_hand(tmp_path: Path) -> None:
+    case = learning.Case("a case", "", "", 1, (0.5, 0.9, 0.99))
+    found = {
+        "faultlight": ([(2.0, 0.6), (4.0, 0.95)], 0.94),
+        "plain loop": ([(3.0, 0.4), (6.0, 0.7), (9.0, 0.6)], 0.61),
+    }
+    rows = learning.table(case, found).splitlines()[2:]
+    assert rows == [
+        "| 50 % | 2 s | 6 s | 3.0× |",
+        "| 90 % | 4 s | never |  |",
+        "| 99 % | never | never |  |",
+        "| on the test images at the end | 94.00 % after 4 s | 61.00 % after 9 s |  |",
+    ]
+    learning.picture(case, found, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    learning.picture(case, found, tmp_path / "b.svg")
+    assert "plain loop" in drawn
+    assert drawn == (tmp_path / "b.svg").read_text(encoding="utf-8")

@@ -47,6 +47,14 @@ class Robust:
     steps: int | None = None
     straight_through: str = ""
 
+    @property
+    def how(self) -> str:
+        """How it was attacked or proven, in words."""
+        if self.by != "pgd":
+            return self.by
+        through = f", straight through {self.straight_through}," if self.straight_through else ""
+        return (f"pgd-{self.steps}" if self.steps else "pgd") + through
+
 
 @dataclass(frozen=True)
 class Training:

@@ -77,7 +77,9 @@ def test_a_curve_is_lowered_only_once_all_of_it_can_be() -> None:
     own = [attempt(number, curve.PROBE, None, str(ball)) for ball in balls for number in range(3)]
     first = [attempt(0, curve.LENT, 0.1, "linf:0.1"), *(attempt(n, curve.LENT, None, "linf:0.1") for n in (1, 2))]
     last = [attempt(n, curve.LENT, 0.2 if n < 2 else None, "linf:0.2") for n in range(3)]
-    for attempts, lent, standing in ((own + first, False, [3, 3, 3]), (own + first + last, True, [3, 2, 1])):
+    none: list[Attempt] = []
+    cases = ((none, False, [3]), (own + first, False, [3, 3, 3]), (own + first + last, True, [3, 2, 1]))
+    for attempts, lent, standing in cases:
         points = [curve.curve_points(IMAGES, attempts, balls, probe) for probe in (curve.PROBE, curve.LENT)]
         record = curve.curve_record(*points, IMAGES, balls[0], None)
         assert record["lent"] is lent

@@ -183,7 +183,7 @@ def curve_record(
         "norm": threat.norm,
         "n": n,
         "probe": str(curve_attack(threat.norm)),
-        "lent": len(own) == len(lent),
+        "lent": 1 < len(own) == len(lent),
         "audit_epsilon": threat.epsilon,
         "points": [_point(point, n) for point in lowered(own, lent)],
         "distances": distances_record(nearest),

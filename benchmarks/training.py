@@ -31,7 +31,7 @@ from faultlight.runtime import keep_allocator
 from faultlight.threat import parse_threat
 from faultlight.train.loop import Plan, fit
 from faultlight.train.memory import reside
-from faultlight.train.numerics import decide
+from faultlight.train.numerics import decide, has_bf16_units
 from faultlight.train.objectives import build
 from faultlight.train.recipe import Optimiser, Recipe, load_recipe
 from faultlight.train.state import start

@@ -141,3 +141,16 @@ def test_time_to_an_accuracy_by_hand(tmp_path: Path) -> None:
     learning.picture(case, found, tmp_path / "b.svg")
     assert "plain loop" in drawn
     assert drawn == (tmp_path / "b.svg").read_text(encoding="utf-8")
+
+
+def test_the_training_race_ends_in_its_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = {"plain loop": 10.0, "faultlight": 25.0}
+    monkeypatch.setattr(training, "run_apart", lambda module, order, threads: speeds[order[1]])
+    threads = str(torch.get_num_threads())
+    monkeypatch.setattr("sys.argv", ["training", "--only", "s1", "--rounds", "2", "--threads", threads])
+    training.main()
+    said = capsys.readouterr().out
+    assert "| S1 (mnist-cnn) | 256 | 10 | 25 | 2.50× | 2.50 – 2.50 |" in said
+    assert "2 rounds." in said

@@ -1,7 +1,7 @@
 """Accuracy against time: a recipe of the product beside the plain PyTorch loop, as a table and a picture.
 
-    python -m benchmarks.learning                    MNIST: five minutes on two cores without AMX
-    python -m benchmarks.learning --only cifar10     CIFAR-10: two hours there
+    python -m benchmarks.learning                    MNIST, into docs/benchmarks.md and docs/learning-mnist.svg
+    python -m benchmarks.learning --only cifar10     CIFAR-10, which takes far longer
 
 Each runs in a process of its own, one after the other. The plain loop is the one of the tutorials, as in
 `benchmarks.training`, on the network, images, batch, optimiser and augmentation of a recipe of its own. It ends with
@@ -99,10 +99,11 @@ def plain(recipe: str, looks: int, limit: float) -> tuple[Points, float]:
             x = augment(x, asked.augment, asked.seed, epoch, step)
             functional.cross_entropy(model(x), y, label_smoothing=asked.label_smoothing).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            if (step + 1) % every == 0:
+            over = time.perf_counter() - began > limit
+            if over or (step + 1) % every == 0:
                 accuracy = _right(model, splits.validation.x, splits.validation.y)
                 points.append((time.perf_counter() - began, accuracy))
-            if time.perf_counter() - began > limit:
+            if over:
                 return points, _right(model, splits.test.x, splits.test.y)
     return points, _right(model, splits.test.x, splits.test.y)
 
